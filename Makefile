@@ -1,0 +1,40 @@
+# `make demo` and `make test` do all their own set-up. Needs Python 3.11 or later, and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+# Prefect 2.20 runs on Python 3.10 and 3.11 only.
+PYTHON_FOR_PREFECT2 ?= $(shell command -v python3.11 || command -v python3.10)
+
+VENV := .venv
+PREFECT2 := .venv-prefect2
+BIN := $(VENV)/bin
+
+.PHONY: demo test check format docs clean
+
+demo: $(VENV)/.done ## see the worker do its main job, in about a minute
+	$(BIN)/ecs-worker demo
+
+test: $(VENV)/.done $(PREFECT2)/.done ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.done ## lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.done
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(PREFECT2)/.done: tests/constraints-prefect2.txt
+	@test -n "$(PYTHON_FOR_PREFECT2)" || { echo "The tests run a Prefect 2.20 server, which needs Python 3.10 or 3.11: install one, or set PYTHON_FOR_PREFECT2." >&2; exit 1; }
+	$(PYTHON_FOR_PREFECT2) -m venv --clear $(PREFECT2)
+	$(PREFECT2)/bin/python -m pip install --quiet --disable-pip-version-check --constraint tests/constraints-prefect2.txt prefect
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(PREFECT2) dist .mypy_cache .ruff_cache .hypothesis

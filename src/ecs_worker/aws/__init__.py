@@ -1,0 +1,1 @@
+"""AWS: the only importer of aioboto3 and botocore. Raises only AwsError (and UserError for configuration)."""

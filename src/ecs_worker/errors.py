@@ -1,0 +1,94 @@
+"""Every error this package raises on purpose.
+
+EcsWorkerError
+├── UserError                 a mistake in what the user gave: one sentence with the remedy, no traceback
+│   └── JobInvalid            one run's job can't be launched as it is; carries every problem found
+├── PrefectError              the Prefect API did not do what was asked
+│   ├── PrefectUnreachable    no answer at all, after the retries: the outcome is unknown
+│   ├── PrefectUnavailable    answered 408, 429, 502 or 503 to every retry: the outcome is unknown
+│   ├── PrefectUnauthorized   401 or 403
+│   ├── PrefectNotFound       404
+│   └── PrefectRejected       any other status that is not a success (409, 422, 500 …)
+└── AwsError                  AWS did not do what was asked (see `job/classify.py` for what follows from it)
+
+Errors are translated at the edge: `prefect_api` and `aws` raise only these.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class EcsWorkerError(Exception):
+    """Base of all errors of this package."""
+
+
+class UserError(EcsWorkerError):
+    """What the user gave can't work. The message says what is wrong, where it came from and what to do."""
+
+
+class JobInvalid(UserError):
+    """A run's job can't be turned into valid ECS requests.
+
+    `problems` holds one sentence per problem, all that were found.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(" ".join(self.problems))
+
+
+class PrefectError(EcsWorkerError):
+    """The Prefect API did not do what was asked. Messages never hold request bodies or credentials."""
+
+
+class PrefectUnreachable(PrefectError):
+    """No answer came, after all retries: whether the request took effect is unknown."""
+
+
+class PrefectUnavailable(PrefectError):
+    """The API answered 408, 429, 502 or 503 to every retry: whether the request took effect is unknown."""
+
+
+class PrefectUnauthorized(PrefectError):
+    """The API answered 401 or 403."""
+
+
+class PrefectNotFound(PrefectError):
+    """The API answered 404: the object does not exist (any more)."""
+
+
+class PrefectRejected(PrefectError):
+    """The API answered with another error status, kept in `status`."""
+
+    def __init__(self, message: str, status: int) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+class AwsError(EcsWorkerError):
+    """An AWS call failed.
+
+    `operation` is the API action, `code` AWS's error code (or the SDK exception's name when no answer came),
+    `status` the HTTP status (None when no answer came), `resource_ids` the existing resources that a
+    ConflictException names.
+    """
+
+    def __init__(
+        self,
+        operation: str,
+        code: str,
+        message: str,
+        *,
+        status: int | None = None,
+        resource_ids: Sequence[str] = (),
+    ) -> None:
+        self.operation = operation
+        self.code = code
+        self.message = message
+        self.status = status
+        self.resource_ids = tuple(resource_ids)
+        super().__init__(f"{operation}: {code}: {message}")

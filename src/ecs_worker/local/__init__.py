@@ -1,0 +1,1 @@
+"""The embedded AWS: moto, extended so that containers run as local processes. For the demo, tests and development."""

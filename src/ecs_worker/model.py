@@ -1,0 +1,174 @@
+"""The values that pass from step to step of a flow run's way. All frozen: a step makes new ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+    from uuid import UUID
+
+
+class Phase(StrEnum):
+    """Where a flow run that this worker holds is on its way."""
+
+    CLAIMED = "claimed"  # Pending on the server, by our claim; being rendered and defined
+    LAUNCHING = "launching"  # RunTask is being asked, or waited for
+    STARTING = "starting"  # the task exists and has not reached RUNNING
+    RUNNING = "running"  # the task has reached RUNNING
+    STOPPED = "stopped"  # the task has stopped; its end is not told yet
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRun:
+    """A flow run that is Pending by this worker's claim.
+
+    `claim_id` is the claim's `transition_id`. It is the stem of RunTask's clientToken and stands in
+    startedBy, so that whoever finds the claim also finds the task.
+    """
+
+    run_id: UUID
+    name: str
+    claim_id: UUID
+    flow_id: UUID
+    deployment_id: UUID | None
+    job_variables: Mapping[str, Any]  # the run's own, not the deployment's
+    tags: tuple[str, ...] = ()
+    document: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the flow run as the API gave it
+
+    def client_token(self, attempt: int) -> str:
+        """RunTask's idempotency token: at most 64 characters (RunTask, `clientToken`)."""
+        return f"{self.claim_id}-{attempt}"
+
+    @property
+    def started_by(self) -> str:
+        """RunTask's `startedBy`: at most 128 characters of letters, digits, `-`, `/`, `_`."""
+        return f"prefect/{self.run_id}/{self.claim_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class AwsCredentials:
+    """What an `aws-credentials` block gives. Absent fields fall back to botocore's own chain."""
+
+    access_key_id: str | None = field(default=None, repr=False)
+    secret_access_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    profile_name: str | None = None
+    assume_role_arn: str | None = None
+    assume_role_kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    client_parameters: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names these credentials in caches and metrics without telling them."""
+        parts = [
+            self.access_key_id,
+            self.secret_access_key,
+            self.session_token,
+            self.profile_name,
+            self.assume_role_arn,
+            self.assume_role_kwargs,
+            self.client_parameters,
+        ]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AwsTarget:
+    """Which account and Region a run goes to. `credentials` None means the worker's own; likewise `region`."""
+
+    credentials: AwsCredentials | None = None
+    region: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Equal for targets that share clients, caches and quotas."""
+        return (self.credentials.fingerprint if self.credentials else "", self.region or "")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AwsTarget) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class LogStream:
+    """Where a container's output is on CloudWatch, before the task id is known.
+
+    awslogs names streams `prefix/container/task-id` (ECS developer guide, "Using the awslogs log driver").
+    """
+
+    group: str
+    prefix: str
+    container: str
+    region: str | None = None
+
+    def name(self, task_id: str) -> str:
+        """The stream's full name."""
+        return f"{self.prefix}/{self.container}/{task_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerFacts:
+    """One container of a task, as DescribeTasks tells it. `exit_code` None: never started, or lost."""
+
+    name: str
+    last_status: str = ""
+    exit_code: int | None = None
+    reason: str = ""
+    health: str = ""
+    image: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFacts:
+    """An ECS task, as DescribeTasks (or an ECS task state change event) tells it."""
+
+    arn: str
+    cluster_arn: str = ""
+    definition_arn: str = ""
+    last_status: str = ""
+    desired_status: str = ""
+    started_by: str = ""
+    stop_code: str = ""
+    stopped_reason: str = ""
+    version: int = 0
+    launch_type: str = ""
+    capacity_provider: str = ""
+    availability_zone: str = ""
+    cpu: str = ""
+    memory: str = ""
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    stopping_at: datetime | None = None
+    stopped_at: datetime | None = None
+    containers: tuple[ContainerFacts, ...] = ()
+
+    @property
+    def task_id(self) -> str:
+        """The last part of the ARN: what log streams and consoles call the task."""
+        return self.arn.rsplit("/", 1)[-1]
+
+    @property
+    def stopped(self) -> bool:
+        """Nothing of the task runs any more."""
+        return self.last_status in {"STOPPED", "DELETED"}
+
+    def container(self, name: str) -> ContainerFacts | None:
+        """The container of that name, if the task has one."""
+        return next((c for c in self.containers if c.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class AwsFailure:
+    """One entry of `failures[]`, which ECS sends with HTTP 200."""
+
+    arn: str = ""
+    reason: str = ""
+    detail: str = ""

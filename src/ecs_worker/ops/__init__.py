@@ -1,0 +1,1 @@
+"""What keeps the worker operable: logging, heartbeat, health and metrics."""

@@ -1,0 +1,1 @@
+"""The Prefect API: the only importer of httpx. Raises only PrefectError."""

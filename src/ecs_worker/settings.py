@@ -1,0 +1,257 @@
+"""Every setting once, with its unit and reason.
+
+`WorkerSettings` are this worker's own (`ECS_WORKER_…`, or the options of `ecs-worker start`, whose help texts
+are the descriptions here). `PrefectSettings` are read exactly where Prefect users keep them: `PREFECT_…`
+variables, then the active profile. AWS is configured by botocore's own chain and has no settings here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, BaseModel, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from ecs_worker.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_M = TypeVar("_M", bound=BaseModel)
+
+# Names that never pass from the worker's environment into a container: they describe this machine or this
+# worker, or only a server reads them.
+_NOT_FOR_CONTAINERS = re.compile(
+    r"PREFECT_(HOME|PROFILE|PROFILES_PATH|LOCAL_STORAGE_PATH|MEMO_STORE_PATH|LOGGING_SETTINGS_PATH"
+    r"|TLS_INSECURE_SKIP_VERIFY_FILE|API_SSL_CERT_FILE|UI_.*|SERVER_.*|WORKER_.*|INTEGRATIONS_AWS_ECS_.*|TESTING_.*"
+    r"|TEST_MODE|UNIT_TEST_MODE|RUNNER_.*)"
+)
+
+
+class PrefectSettings(BaseSettings):
+    """How to reach the Prefect API, and what containers inherit of it.
+
+    Source: Prefect's settings reference (`PREFECT_API_*`, `PREFECT_CLIENT_*`).
+    """
+
+    model_config = SettingsConfigDict(env_prefix="PREFECT_", extra="ignore", frozen=True, env_ignore_empty=True)
+
+    api_url: str = Field(default="", description="URL of the Prefect API; ends in /api, or in /workspaces/… on Cloud.")
+    api_key: SecretStr | None = Field(default=None, description="Cloud API key; sent as Bearer.")
+    api_auth_string: SecretStr | None = Field(default=None, description="user:password; sent as Basic. Beats the key.")
+    api_tls_insecure_skip_verify: bool = Field(default=False, description="Accept any TLS certificate.")
+    api_ssl_cert_file: Path | None = Field(default=None, description="CA bundle for the API's certificate (PEM).")
+    client_custom_headers: dict[str, str] = Field(default_factory=dict, description="Sent with every request (JSON).")
+    client_csrf_support_enabled: bool = Field(default=True, description="Ask self-hosted servers for CSRF tokens.")
+    inherited: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict,
+        validation_alias=AliasChoices("inherited"),
+        repr=False,
+        description="PREFECT_… settings that this worker's containers get, below the job's own env.",
+    )
+
+    @field_validator("api_url")
+    @classmethod
+    def _http_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in {"http", "https"} or not parts.netloc):
+            message = f"is {value!r}, which is no http:// or https:// URL; it should end in /api"
+            raise ValueError(message)
+        return value.rstrip("/")
+
+    @field_validator("api_ssl_cert_file")
+    @classmethod
+    def _existing_file(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            message = f"is {str(value)!r}, but there is no such file"
+            raise ValueError(message)
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Variables win over the active profile, as for every Prefect client."""
+        return (init_settings, env_settings, _ProfileSource(settings_cls))
+
+
+class _ProfileSource(PydanticBaseSettingsSource):
+    """The active profile of `profiles.toml`: name → value, names as the environment variables are called."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        return None, field_name, False  # __call__ answers for all fields at once
+
+    def __call__(self) -> dict[str, Any]:
+        profile = _active_profile(os.environ)
+        found: dict[str, Any] = {}
+        for name in self.settings_cls.model_fields:
+            value = profile.get(f"PREFECT_{name.upper()}")
+            if value is not None:
+                found[name] = json.loads(value) if name == "client_custom_headers" and isinstance(value, str) else value
+        found["inherited"] = {
+            name: str(value)
+            for name, value in {**profile, **os.environ}.items()
+            if name.startswith("PREFECT_")
+            and not name.startswith("PREFECT__")
+            and not _NOT_FOR_CONTAINERS.fullmatch(name)
+        }
+        return found
+
+
+def _active_profile(environ: Mapping[str, str]) -> dict[str, Any]:
+    home = Path(environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    path = Path(environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").expanduser()
+    if not path.is_file():
+        return {}
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(
+            f"The Prefect profiles file {path} can't be read: {error}. Mend it, or set PREFECT_API_URL."
+        ) from error
+    chosen = environ.get("PREFECT_PROFILE")
+    active = chosen or content.get("active")
+    profiles = content.get("profiles", {})
+    if chosen and chosen not in profiles:
+        raise UserError(
+            f"PREFECT_PROFILE is {chosen!r}, but {path} has no such profile (it has: {', '.join(profiles) or 'none'})."
+        )
+    profile = profiles.get(active, {})
+    return dict(profile) if isinstance(profile, dict) else {}
+
+
+def _default_name() -> str:
+    return f"ecs-worker-{socket.gethostname()}-{os.getpid()}".replace("/", "-").replace("%", "-")
+
+
+class WorkerSettings(BaseSettings):
+    """This worker's own settings. Times are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="ECS_WORKER_", extra="ignore", frozen=True, env_ignore_empty=True)
+
+    pool: str = Field(min_length=1, description="Work pool to take flow runs from.")
+    name: str = Field(
+        default_factory=_default_name,
+        pattern=r"^[^/%]+$",
+        description="This worker's name, shown in the Prefect UI; '/' and '%' are not allowed.",
+    )
+    work_queues: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Only take runs from these work queues of the pool (default: all)."
+    )
+    limit: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most ECS tasks at once; a task counts until it has stopped (default: no limit).",
+    )
+    type: Literal["ecs"] = Field(default="ecs", description="Worker type; accepted for compatibility, must be 'ecs'.")
+    prefetch_seconds: float = Field(
+        default=10,
+        ge=0,
+        description="Take runs that are due within this many seconds; their tasks start that much early.",
+    )
+    query_seconds: float = Field(default=10, gt=0, description="Seconds between two looks for scheduled runs.")
+    run_once: bool = Field(
+        default=False, description="Look for runs once, wait until their tasks have ended, and exit."
+    )
+    create_pool_if_not_found: bool = Field(default=True, description="Create the work pool if it doesn't exist.")
+    base_job_template: Path | None = Field(
+        default=None, description="JSON file with the base job template for a pool this worker creates."
+    )
+    cluster: str | None = Field(
+        default=None, description="ECS cluster (name or ARN) for runs whose job variables name none."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
+        default="INFO", description="Least level that the worker logs."
+    )
+    log_format: Literal["console", "json"] = Field(default="console", description="How the worker's log lines look.")
+    with_healthcheck: bool = Field(default=False, description="Serve /health and /metrics on the health address.")
+    health_address: str = Field(
+        default="127.0.0.1:8080", description="HOST:PORT of the health server; [::1]:8080 for IPv6."
+    )
+
+    heartbeat_seconds: int = Field(default=30, ge=5, description="Seconds between two heartbeats and pool look-ups.")
+    max_launching: int = Field(
+        default=50,
+        ge=1,
+        description="Most runs between claim and launch at once; more wait, unclaimed, for other workers.",
+    )
+    watch_seconds: float = Field(default=5, gt=0, description="Seconds between two looks at the tasks.")
+    cancel_seconds: float = Field(default=10, gt=0, description="Seconds between two looks for cancelled runs.")
+    cancel_grace_seconds: float = Field(
+        default=30, ge=0, description="How long a running flow may cancel itself before the worker stops its task."
+    )
+    report_grace_seconds: float = Field(
+        default=10, ge=0, description="How long after its task stopped a run may take to report its own end."
+    )
+    stop_seconds: float = Field(
+        default=25,
+        gt=0,
+        description="Deadline for open launches after SIGTERM; ECS kills a task after 30 s by default.",
+    )
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _ecs_only(cls, value: object) -> object:
+        if value != "ecs":
+            message = f"is {value!r}, but this worker only serves pools of type 'ecs'; leave the option out"
+            raise ValueError(message)
+        return value
+
+    @field_validator("work_queues", mode="before")
+    @classmethod
+    def _split_queues(cls, value: object) -> object:
+        """A variable names several queues with commas between them."""
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("health_address")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdigit() or not 0 <= int(port) <= 65535:  # noqa: PLR2004 - TCP's highest port
+            message = f"is {value!r}; it should be HOST:PORT, for example 127.0.0.1:8080"
+            raise ValueError(message)
+        return value
+
+
+def load(settings: Callable[..., _M], **given: object) -> _M:
+    """Read settings; values in `given` (None: not given) win over variables.
+
+    Raises UserError with one sentence that names every setting that can't be used, and where it is set.
+    """
+    try:
+        return settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        prefix = settings.model_config.get("env_prefix", "") if isinstance(settings, type) else ""
+        raise UserError(" ".join(_sentence(prefix, dict(problem), given) for problem in error.errors())) from None
+
+
+def _sentence(prefix: str, problem: dict[str, Any], given: Mapping[str, object]) -> str:
+    field = str(problem["loc"][0]) if problem["loc"] else ""
+    variable = f"{prefix}{field}".upper()
+    place = f"--{field.replace('_', '-')}" if given.get(field) is not None else variable
+    if problem["type"] == "missing":
+        return f"--{field.replace('_', '-')} is missing: give it, or set {variable}."
+    reason = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{place} {reason}."
+    shown = "" if "secret" in field or "key" in field else f" is {problem['input']!r}:"
+    return f"{place}{shown} {reason[0].lower()}{reason[1:]}."

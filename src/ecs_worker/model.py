@@ -172,3 +172,45 @@ class AwsFailure:
     arn: str = ""
     reason: str = ""
     detail: str = ""
+
+
+class Output(StrEnum):
+    """Where a container's CloudWatch lines are repeated (`stream_output`, `stream_output_to`)."""
+
+    NOWHERE = "nowhere"
+    WORKER = "worker"
+    PREFECT = "prefect"
+    BOTH = "both"
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a run's task is, and how it is watched. Small: one is kept for each watched run.
+
+    Times are in seconds. `cluster` is as configured; empty means the account's default cluster.
+    """
+
+    target: AwsTarget
+    cluster: str
+    container: str
+    log: LogStream | None = None
+    output: Output = Output.NOWHERE
+    start_timeout: float | None = None
+    max_runtime: float | None = None
+    launch_timeout: float = 900
+    start_attempts: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchRequest:
+    """All that launching one run needs.
+
+    `definition` is the ARN or family to reuse as it is, or the RegisterTaskDefinition request. `run_task` is the
+    RunTask request without taskDefinition, clientToken and startedBy.
+    """
+
+    placement: Placement
+    definition: str | Mapping[str, Any]
+    run_task: Mapping[str, Any] = field(repr=False)
+    deregister: bool = False  # deregister the definition once the task has stopped
+    match_latest: bool = False  # only the family's newest revision may be reused

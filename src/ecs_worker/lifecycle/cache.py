@@ -1,0 +1,54 @@
+"""One small cache for look-ups: values live for a time, and concurrent askers share one call."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable
+
+K = TypeVar("K", bound="Hashable")
+V = TypeVar("V")
+
+
+class Lookups(Generic[K, V]):
+    """`await lookups.get(key, ask)` asks once per key and `seconds`; errors are not kept."""
+
+    def __init__(self, seconds: float, *, most: int = 1000) -> None:
+        self._seconds = seconds
+        self._most = most
+        self._kept: dict[K, tuple[float, V]] = {}
+        self._locks: dict[K, asyncio.Lock] = {}
+
+    async def get(self, key: K, ask: Callable[[], Awaitable[V]]) -> V:
+        """The value, from memory while it is fresh. Raises what `ask` raises."""
+        if (found := self._fresh(key)) is not None:
+            return found[1]
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        try:
+            async with lock:
+                if (found := self._fresh(key)) is not None:
+                    return found[1]
+                value = await ask()
+                self.put(key, value)
+                return value
+        finally:
+            if not lock.locked():
+                self._locks.pop(key, None)
+
+    def put(self, key: K, value: V) -> None:
+        """Keep a value that was learned otherwise."""
+        self._kept.pop(key, None)
+        while len(self._kept) >= self._most:
+            self._kept.pop(next(iter(self._kept)))  # the oldest
+        self._kept[key] = (time.monotonic() + self._seconds, value)
+
+    def forget(self, key: K) -> None:
+        """The value turned out to be wrong."""
+        self._kept.pop(key, None)
+
+    def _fresh(self, key: K) -> tuple[float, V] | None:
+        found = self._kept.get(key)
+        return found if found is not None and found[0] > time.monotonic() else None

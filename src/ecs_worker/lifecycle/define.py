@@ -1,0 +1,75 @@
+"""Define: the ARN of the task definition that a run needs, reused whenever possible.
+
+Definitions are content-addressed: the digest of the request is kept as a tag, and found again after a restart among
+the family's newest revisions. What ECS gives back is never compared, since ECS adds defaults to it. If the process
+dies after registering, the next worker finds the revision by its tag.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from ecs_worker.job.requests import definition_digest
+from ecs_worker.lifecycle.cache import Lookups
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ecs_worker.aws.session import Aws
+    from ecs_worker.model import AwsTarget, LaunchRequest
+
+log = logging.getLogger(__name__)
+
+DIGEST_TAG = "ecs-worker:digest"
+NEWEST = 5  # revisions looked at before registering another
+KEPT = 3600.0  # seconds; a definition that was deregistered meanwhile is noticed at RunTask
+
+_Key = tuple[tuple[str, str], str, str]
+
+
+class Define:
+    """Finds or registers task definitions, one registration in flight per family (ECS refuses more)."""
+
+    def __init__(self, aws: Aws) -> None:
+        self._aws = aws
+        self._known: Lookups[_Key, str] = Lookups(KEPT)
+        self._families: defaultdict[tuple[tuple[str, str], str], asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def once(self, request: LaunchRequest) -> str:
+        """The ARN (or the name, as given) to run. Raises AwsError."""
+        definition = request.definition
+        if isinstance(definition, str):
+            return definition
+        target = request.placement.target
+        digest = definition_digest(definition)
+        newest = 1 if request.match_latest else NEWEST
+        return await self._known.get(
+            (target.key, definition["family"], digest),
+            lambda: self._find_or_register(target, definition, digest, newest),
+        )
+
+    def forget(self, request: LaunchRequest) -> None:
+        """The definition is no longer there: look again next time."""
+        if not isinstance(request.definition, str):
+            family = request.definition["family"]
+            self._known.forget((request.placement.target.key, family, definition_digest(request.definition)))
+
+    async def _find_or_register(
+        self, target: AwsTarget, definition: Mapping[str, Any], digest: str, newest: int
+    ) -> str:
+        family = str(definition["family"])
+        ecs = await self._aws.ecs(target)
+        async with self._families[target.key, family]:
+            for arn in await ecs.newest_revisions(family, newest):
+                found = await ecs.describe_definition(arn)
+                if found.tags.get(DIGEST_TAG) == digest:
+                    log.debug("Task definition %s is as needed.", found.arn)
+                    return found.arn
+            request = {name: value for name, value in definition.items() if name != "tags"}
+            tags = {tag["key"]: tag["value"] for tag in definition.get("tags", ())} | {DIGEST_TAG: digest}
+            arn = await ecs.register(request, tags)
+            log.info("Registered task definition %s.", arn)
+            return arn

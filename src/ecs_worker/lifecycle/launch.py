@@ -1,0 +1,202 @@
+"""Launch: RunTask, asked until it is answered one way or the other, and the task's name written on the run.
+
+The crash windows:
+- before RunTask: the run is Pending by our claim, without a task. `adopt` launches it with the same claim id.
+- RunTask asked, answer not seen: the same clientToken is sent again, by this process or the next; ECS answers
+  with the same task. `adopt` also finds the task by `startedBy`.
+- task launched, `infrastructure_pid` not written: as above; `watch` repeats the write until it holds.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity.wait import wait_base
+
+from ecs_worker.errors import AwsError, EcsWorkerError, PrefectError
+from ecs_worker.job.classify import Kind, classify
+from ecs_worker.model import AwsFailure, Phase, TaskFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ecs_worker.aws.session import Aws
+    from ecs_worker.job.classify import Verdict
+    from ecs_worker.lifecycle.define import Define
+    from ecs_worker.lifecycle.feed import Feed
+    from ecs_worker.lifecycle.ledger import Held, Ledger
+    from ecs_worker.model import LaunchRequest
+    from ecs_worker.prefect_api.client import PrefectClient
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CONFLICT = "ConflictException"
+INACTIVE = "inactive"
+
+
+class LaunchFailed(EcsWorkerError):
+    """No task was launched and none will be: the message says why and what to do."""
+
+
+class NotWanted(EcsWorkerError):
+    """The run was cancelled, or this worker is stopping, before a task was launched."""
+
+
+class _Refused(EcsWorkerError):
+    """RunTask answered HTTP 200 with a failure instead of a task."""
+
+    def __init__(self, failure: AwsFailure) -> None:
+        self.failure = failure
+        super().__init__(f"{failure.reason} {failure.detail}".strip())
+
+
+class _Again(EcsWorkerError):
+    """Worth asking again; `verdict` says why."""
+
+    def __init__(self, verdict: Verdict, cause: EcsWorkerError) -> None:
+        self.verdict = verdict
+        self.cause = cause
+        super().__init__(str(cause))
+
+
+class Launch:
+    """Launches held runs. `stopping` is set once the worker takes its leave: what only waits is then given back."""
+
+    def __init__(
+        self, api: PrefectClient, aws: Aws, ledger: Ledger, define: Define, feed: Feed, stopping: anyio.Event, worker: str
+    ) -> None:
+        self._api = api
+        self._aws = aws
+        self._ledger = ledger
+        self._define = define
+        self._feed = feed
+        self._stopping = stopping
+        self._worker = worker
+
+    async def once(self, held: Held, request: LaunchRequest) -> None:
+        """Launch the run's task and write its name on the run. Raises LaunchFailed or NotWanted."""
+        held.placement = request.placement
+        held.enter(Phase.LAUNCHING)
+        task = await self.patiently(held, lambda: self._run_task(held, request))
+        self.settle(held, task)
+        self._ledger.counts["launched"] += 1
+        self._feed.tell(held.run, f"ECS task {task.task_id} is {task.last_status or 'PROVISIONING'}: {task.arn}")
+        async with anyio.create_task_group() as both:
+            both.start_soon(self.write_identifier, held)
+            both.start_soon(self._write_labels, held)
+
+    def settle(self, held: Held, task: TaskFacts) -> None:
+        """From here on the run has a task. Its API document isn't needed any more, and is large."""
+        assert held.placement is not None, "a task without a placement can't be watched"
+        held.task = task
+        held.run = replace(held.run, document={})
+        cluster = held.placement.cluster or task.cluster_arn
+        held.identifier = f"{cluster}::{task.arn}"
+        held.enter(Phase.STARTING)
+        self._ledger.freed()
+
+    async def patiently(self, held: Held, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask AWS until it answers, for at most the run's launch time-out.
+
+        Throttles, capacity and passing faults are waited out; what can't pass raises LaunchFailed at once.
+        """
+        timeout = held.placement.launch_timeout if held.placement else 900
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(_Again),
+            wait=_WaitByVerdict(),
+            stop=stop_after_delay(timeout),
+            sleep=self._sleep,
+            before_sleep=lambda state: self._tell_wait(held, state),
+            reraise=True,
+        )
+        try:
+            return await retrying(self._attempt, held, ask)
+        except _Again as again:
+            raise LaunchFailed(
+                f"No ECS task could be launched within {timeout:.0f} s; the last answer was: {again.cause}. "
+                f"{again.verdict.remedy}".strip()
+            ) from again
+
+    async def _attempt(self, held: Held, ask: Callable[[], Awaitable[T]]) -> T:
+        if held.cancelling_since is not None:
+            raise NotWanted("The run was cancelled before its task was launched.")
+        if self._stopping.is_set():
+            raise NotWanted("The worker stops before the run's task was launched.")
+        try:
+            return await ask()
+        except (AwsError, _Refused) as error:
+            verdict = classify(error.failure if isinstance(error, _Refused) else error)
+            if verdict.kind in {Kind.PERMANENT, Kind.CONFLICT}:
+                raise LaunchFailed(f"ECS refuses to launch the task: {error}. {verdict.remedy}".strip()) from error
+            raise _Again(verdict, error) from error
+
+    async def _run_task(self, held: Held, request: LaunchRequest) -> TaskFacts:
+        arn = await self._define.once(request)
+        run = held.run
+        ecs = await self._aws.ecs(request.placement.target)
+        asked: dict[str, Any] = {
+            **request.run_task,
+            "taskDefinition": arn,
+            "clientToken": run.client_token(held.attempt),
+            "startedBy": run.started_by,
+        }
+        try:
+            tasks, failures = await ecs.run_task(asked)
+        except AwsError as error:
+            if error.code == CONFLICT and error.resource_ids:
+                # This very claim and attempt already has a task, launched with other words (a new worker's name).
+                return TaskFacts(arn=error.resource_ids[0])
+            if INACTIVE in error.message.lower() and not isinstance(request.definition, str):
+                self._define.forget(request)  # deregistered by somebody: the next attempt finds or registers another
+            raise
+        if tasks:
+            return tasks[0]
+        # ECS records a failure under its token and repeats it: a new attempt needs a new one.
+        held.attempt += 1
+        raise _Refused(failures[0] if failures else AwsFailure(reason="ECS launched no task and gave no reason"))
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait, but no longer than the worker means to live."""
+        with anyio.move_on_after(seconds):
+            await self._stopping.wait()
+
+    def _tell_wait(self, held: Held, state: RetryCallState) -> None:
+        again = state.outcome.exception() if state.outcome else None
+        seconds = state.next_action.sleep if state.next_action else 0
+        self._feed.tell(held.run, f"The launch waits {seconds:.0f} s: {again}", level=logging.WARNING)
+
+    async def write_identifier(self, held: Held) -> None:
+        """Write `infrastructure_pid`, once. When it fails, `watch` calls again."""
+        try:
+            written = await self._api.update_run(held.run.run_id, infrastructure_pid=held.identifier)
+        except PrefectError as error:
+            log.warning("%s: its task is not written on the run yet: %s", held.run.name, error)
+            return
+        held.identifier_written = True
+        if not written:
+            held.cancelling_since = held.cancelling_since or anyio.current_time()  # deleted: nobody wants the task
+
+    async def _write_labels(self, held: Held) -> None:
+        labels = {"prefect.worker.name": self._worker, "prefect.worker.type": "ecs"}
+        try:
+            await self._api.label_run(held.run.run_id, labels)
+        except PrefectError as error:
+            log.debug("%s has no worker labels: %s", held.run.name, error)  # they only inform people
+
+
+class _WaitByVerdict(wait_base):
+    """Throttles pass within seconds; capacity comes back within a minute."""
+
+    _SLOW = wait_random_exponential(multiplier=2, max=60)
+    _QUICK = wait_random_exponential(multiplier=0.5, max=15)
+
+    def __call__(self, retry_state: RetryCallState) -> float:
+        again = retry_state.outcome.exception() if retry_state.outcome else None
+        slow = isinstance(again, _Again) and again.verdict.kind is Kind.CAPACITY
+        return (self._SLOW if slow else self._QUICK)(retry_state)

@@ -1,0 +1,79 @@
+"""Poll: ask the server for scheduled runs, no more than there are free slots, and send each on its way.
+
+The poll reserves nothing. If the process dies here, the runs are still Scheduled and the next poll has them.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import anyio
+
+from ecs_worker.errors import PrefectError, PrefectNotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ecs_worker.lifecycle.ledger import Ledger
+    from ecs_worker.prefect_api.client import PrefectClient
+    from ecs_worker.prefect_api.schemas import FlowRun
+    from ecs_worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+SHORTEST_GAP = 0.5  # seconds between polls while more runs wait than could be taken
+
+
+class Poll:
+    """`send` starts a run on its way and returns at once."""
+
+    def __init__(
+        self, api: PrefectClient, ledger: Ledger, settings: WorkerSettings, send: Callable[[FlowRun], None]
+    ) -> None:
+        self._api = api
+        self._ledger = ledger
+        self._settings = settings
+        self._send = send
+        self.last: float | None = None
+        """When the server last answered a poll, in monotonic seconds; the health check reads it."""
+
+    async def run(self) -> None:
+        """Poll for ever: at the interval (±30 %, so that workers don't march in step), or when a slot frees early."""
+        while True:
+            more = await self._poll_or_warn()
+            seconds = self._settings.query_seconds * random.uniform(0.7, 1.3)  # noqa: S311 - jitter, no secret
+            with anyio.move_on_after(seconds):
+                if not more:
+                    await anyio.sleep_forever()
+                await anyio.sleep(min(SHORTEST_GAP, seconds))
+                while self._ledger.free == 0:
+                    await self._ledger.wait_freed()
+
+    async def once(self) -> bool:
+        """One poll. True if runs were left for want of slots. Raises PrefectError."""
+        free = self._ledger.free
+        if free == 0:
+            return True
+        before = datetime.now(UTC) + timedelta(seconds=self._settings.prefetch_seconds)
+        found = await self._api.scheduled_runs(
+            self._settings.pool, queues=self._settings.work_queues or None, before=before, limit=free
+        )
+        self.last = time.monotonic()
+        fresh = [run for run in found if run.id not in self._ledger]
+        for run in fresh[:free]:
+            self._send(run)
+        return len(found) >= free
+
+    async def _poll_or_warn(self) -> bool:
+        try:
+            return await self.once()
+        except PrefectNotFound:
+            queues = f", or a queue of {', '.join(self._settings.work_queues)}," if self._settings.work_queues else ""
+            log.error("The work pool %r%s does not exist: create it; the worker goes on asking.", self._settings.pool, queues)  # noqa: TRY400, E501 - the traceback says nothing more
+        except PrefectError as error:
+            log.warning("Scheduled runs can't be read now: %s", error)
+        return False

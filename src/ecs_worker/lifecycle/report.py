@@ -1,0 +1,174 @@
+"""Report: tell the server how a run ended, when the run could not.
+
+`decide` is the whole judgement, and pure. If the process dies before the report, the run is still Pending or Running
+with a stopped task, and `adopt` brings it here again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from ecs_worker.errors import PrefectError, PrefectNotFound
+from ecs_worker.job.diagnose import diagnose
+from ecs_worker.model import Phase
+from ecs_worker.prefect_api.schemas import ProposedState, StateType, Verdict
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from ecs_worker.lifecycle.feed import Feed
+    from ecs_worker.lifecycle.ledger import Held, Ledger
+    from ecs_worker.prefect_api.client import PrefectClient
+    from ecs_worker.prefect_api.schemas import FlowRun
+
+log = logging.getLogger(__name__)
+
+# Paused, suspended, awaiting retry, rescheduled: the run goes on elsewhere or later.
+ELSEWHERE = frozenset({StateType.PAUSED, StateType.SCHEDULED})
+
+
+class Decision(Enum):
+    """What becomes of a held run whose task has stopped."""
+
+    FORGET = "forget"  # it has told its end itself, or is not ours any more
+    WAIT = "wait"  # it may still tell its end itself
+    CANCEL = "cancel"
+    CRASH = "crash"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the server says of a run, as far as `decide` needs it. `claim_id` None: the state tells none."""
+
+    state_type: StateType
+    claim_id: UUID | None = None
+    identifier: str = ""
+
+
+def decide(seen: Seen | None, *, claim_id: UUID, identifier: str, stopped_for: float, grace: float) -> Decision:
+    """What to do about a run whose task stopped `stopped_for` seconds ago. `seen` None: the run was deleted.
+
+    A run that was claimed anew, or that names another task, belongs to that claim or task.
+    """
+    if seen is None or seen.state_type.final or seen.state_type in ELSEWHERE:
+        return Decision.FORGET
+    if seen.claim_id is not None and seen.claim_id != claim_id:
+        return Decision.FORGET
+    if seen.identifier and task_of(seen.identifier) != task_of(identifier):
+        return Decision.FORGET
+    if seen.state_type is StateType.CANCELLING:
+        return Decision.CANCEL
+    return Decision.CRASH if stopped_for >= grace else Decision.WAIT
+
+
+def task_of(identifier: str) -> str:
+    """The task ARN of `<cluster>::<task ARN>`."""
+    return identifier.rpartition("::")[2]
+
+
+class Report:
+    """Tells ends. Every call that fails is repeated by the next sweep, as long as the run is held."""
+
+    def __init__(self, api: PrefectClient, ledger: Ledger, feed: Feed, grace: float) -> None:
+        self._api = api
+        self._ledger = ledger
+        self._feed = feed
+        self._grace = grace
+
+    async def once(self) -> None:
+        """Look at all held runs whose task has stopped: one bulk read for 200 of them. Raises PrefectError."""
+        stopped = {held.run.run_id: held for held in self._ledger if held.phase is Phase.STOPPED}
+        if not stopped:
+            return
+        runs = {run.id: run for run in await self._api.runs(ids=tuple(stopped))}
+        for run_id, held in stopped.items():
+            await self._tell(held, runs.get(run_id))
+
+    async def _tell(self, held: Held, run: FlowRun | None) -> None:
+        # A task that never started can't tell its own end: no grace for it.
+        grace = self._grace if held.task is not None and held.task.started_at is not None else 0.0
+        decision = decide(
+            seen(run) if run is not None else None,
+            claim_id=held.run.claim_id,
+            identifier=held.identifier,
+            stopped_for=held.in_phase_for,
+            grace=grace,
+        )
+        match decision:
+            case Decision.WAIT:
+                pass
+            case Decision.FORGET:
+                ended = run.state_name if run is not None else "deleted"
+                log.info("%s: its task has stopped, the run is %s.", held.run.name, ended)
+                self._ledger.counts[f"ended_{run.state_type.lower() if run and run.state_type else 'deleted'}"] += 1
+                self._ledger.drop(held)
+            case Decision.CANCEL:
+                await self.cancel(held)
+            case Decision.CRASH:
+                await self.crash(held, self._why(held))
+
+    def _why(self, held: Held) -> str:
+        if held.task is None or held.placement is None:
+            return "Its ECS task was not found."
+        message = diagnose(held.task, container=held.placement.container, log=held.placement.log).message
+        return f"{held.stop_reason} {message}" if held.stop_reason else message
+
+    async def crash(self, held: Held, why: str) -> None:
+        """Write Crashed with its cause, and let the run go."""
+        await self._end(held, StateType.CRASHED, why)
+
+    async def cancel(self, held: Held) -> None:
+        """Write Cancelled, once nothing of the run lives any more, and let the run go."""
+        await self._end(held, StateType.CANCELLED, "Its ECS task has stopped.")
+
+    async def _end(self, held: Held, kind: StateType, message: str) -> None:
+        name = kind.capitalize()
+        level = logging.ERROR if kind is StateType.CRASHED else logging.INFO
+        state = ProposedState(kind, name, message)
+        try:
+            answer = await self._api.propose_state(held.run.run_id, state)
+        except PrefectNotFound:
+            log.info("%s was deleted.", held.run.name)
+        except PrefectError as error:
+            # The run stays held, in the phase for ends: the next sweep decides afresh.
+            held.enter(Phase.STOPPED)
+            log.warning("%s is not marked %s yet: %s", held.run.name, name, error)
+            return
+        else:
+            if answer.status is Verdict.ACCEPT:
+                self._feed.tell(held.run, f"{name}: {message}", level=level)
+                self._ledger.counts[f"ended_{kind.lower()}"] += 1
+            elif answer.state is not None and not answer.state.type.final:
+                held.enter(Phase.STOPPED)  # cancelling meanwhile, say: decide afresh
+                return
+        self._ledger.drop(held)
+
+    async def release(self, held: Held) -> None:
+        """Give an unlaunched claim back: Scheduled, for now, so that any worker takes it."""
+        state = ProposedState(
+            StateType.SCHEDULED,
+            "Scheduled",
+            message="Given back by its worker before a task was launched.",
+            scheduled_time=datetime.now(UTC),
+        )
+        try:
+            await self._api.propose_state(held.run.run_id, state)
+            self._feed.tell(held.run, "Given back, no task was launched.")
+        except PrefectError as error:
+            # Still Pending by our claim: the next worker's `adopt` launches it.
+            log.warning("%s could not be given back, it will be adopted: %s", held.run.name, error)
+        self._ledger.drop(held)
+
+
+def seen(run: FlowRun) -> Seen:
+    """What `decide` needs of a run."""
+    return Seen(
+        state_type=run.state_type or StateType.SCHEDULED,  # created, and not in any state yet
+        claim_id=run.state.transition_id if run.state and run.state_type is StateType.PENDING else None,
+        identifier=run.infrastructure_pid or "",
+    )

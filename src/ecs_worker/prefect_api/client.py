@@ -1,0 +1,342 @@
+"""The Prefect API as this worker uses it, 2.20 and 3.x alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import quote
+from uuid import UUID
+
+from ecs_worker import __version__
+from ecs_worker.errors import PrefectNotFound, PrefectRejected
+from ecs_worker.prefect_api.schemas import (
+    Deployment,
+    Flow,
+    FlowRun,
+    LogEntry,
+    Orchestration,
+    ProposedState,
+    RunState,
+    StateType,
+    Worker,
+    WorkPool,
+)
+from ecs_worker.prefect_api.transport import Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from datetime import datetime
+    from types import TracebackType
+
+    from ecs_worker.settings import PrefectSettings
+
+_T = TypeVar("_T")
+
+_PAGE = 200  # the server's own default and maximum; an administrator can lower it
+
+_CONFLICT, _GONE, _UNPROCESSABLE = 409, 410, 422
+
+
+class PrefectClient:
+    """One client for the life of the worker; safe for concurrent use.
+
+    Methods raise PrefectError's kinds: PrefectNotFound where no other meaning of a missing object is given,
+    PrefectUnreachable and PrefectUnavailable after bounded retries, with the request's effect unknown.
+    """
+
+    def __init__(self, settings: PrefectSettings, version: str = __version__) -> None:
+        self.transport = Transport(settings, version)
+        self._page = _PAGE
+        self._has_labels = True
+        self._has_events = True
+
+    async def __aenter__(self) -> Self:
+        await self.transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.transport.__aexit__(kind, error, trace)
+
+    # -- the server
+
+    @property
+    def is_cloud(self) -> bool:
+        """Whether the API is Prefect Cloud's: its URL names an account and a workspace."""
+        return self.transport.is_cloud
+
+    async def health(self) -> bool:
+        """Whether the API answers now: one attempt, without retries."""
+        return await self.transport.answers()
+
+    async def server_version(self) -> str | None:
+        """The server's Prefect version, such as "3.8.8"; None on Cloud, which has none."""
+        return None if self.is_cloud else await self.transport.get("/admin/version", str)
+
+    # -- pools and workers
+
+    async def read_pool(self, name: str) -> WorkPool | None:
+        """The work pool, or None when there is none of that name."""
+        try:
+            return await self.transport.get(f"/work_pools/{_part(name)}", WorkPool.from_json)
+        except PrefectNotFound:
+            return None
+
+    async def create_pool(self, name: str, template: Mapping[str, Any], *, pool_type: str = "ecs") -> WorkPool:
+        """Create a work pool. One that exists already (another worker was faster) is returned as it is."""
+        body = {"name": name, "type": pool_type, "base_job_template": template}
+        try:
+            return await self.transport.post("/work_pools/", body, WorkPool.from_json)
+        except PrefectRejected as error:
+            if error.status != _CONFLICT:
+                raise
+        return await self.transport.get(f"/work_pools/{_part(name)}", WorkPool.from_json)
+
+    async def update_pool(self, name: str, **fields: Any) -> None:
+        """Change fields of a work pool, such as `base_job_template` or `concurrency_limit`."""
+        await self.transport.tell("PATCH", f"/work_pools/{_part(name)}", fields)
+
+    async def heartbeat(self, pool: str, worker_name: str, interval_seconds: int) -> UUID | None:
+        """Tell the pool that this worker lives. The worker's id on Cloud; self-hosted servers return none."""
+        path = f"/work_pools/{_part(pool)}/workers/heartbeat"
+        body = {"name": worker_name, "heartbeat_interval_seconds": interval_seconds}
+        if not self.is_cloud:
+            await self.transport.tell("POST", path, body)
+            return None
+        return await self.transport.post(path, body | {"return_id": True}, _worker_id)
+
+    async def workers(self, pool: str, status: str | None = None) -> list[Worker]:
+        """The pool's workers, those with `status` ("ONLINE", "OFFLINE") only if given."""
+        body = {"workers": {"status": {"any_": [status]}}} if status else {}
+        return await self._pages(f"/work_pools/{_part(pool)}/workers/filter", body, _workers)
+
+    # -- flow runs
+
+    async def scheduled_runs(
+        self, pool: str, *, queues: Sequence[str] = (), before: datetime | None = None, limit: int | None = None
+    ) -> list[FlowRun]:
+        """Runs of the pool that wait to be claimed and are due `before`, in the order to take them.
+
+        It reserves nothing: other workers see the same runs. A paused pool gives none. At most `limit`.
+        PrefectNotFound: the pool or one of `queues` does not exist.
+        """
+        body: dict[str, Any] = {}
+        if queues:
+            body["work_queue_names"] = list(queues)
+        if before is not None:
+            body["scheduled_before"] = before.isoformat()
+        path = f"/work_pools/{_part(pool)}/get_scheduled_flow_runs"
+        if limit is None or limit >= self._page:
+            runs = await self.transport.post(path, body, _polled)  # as many as the server allows
+        else:
+            runs = await self._limited(path, body, limit, _polled)
+        return runs[:limit]
+
+    async def propose_state(self, run_id: UUID, state: ProposedState, *, force: bool = False) -> Orchestration:
+        """Propose a state. Retries repeat the very same request, so that its transition id identifies it.
+
+        After PrefectUnreachable or PrefectUnavailable the state may have been taken: propose the same again.
+        """
+        body = {"state": state.to_json(run_id), "force": force}
+        return await self.transport.post(f"/flow_runs/{run_id}/set_state", body, Orchestration.from_json)
+
+    async def read_run(self, run_id: UUID) -> FlowRun | None:
+        """The flow run, or None when it has been deleted."""
+        try:
+            return await self.transport.get(f"/flow_runs/{run_id}", FlowRun.from_json)
+        except PrefectNotFound:
+            return None
+
+    async def update_run(self, run_id: UUID, **fields: Any) -> bool:
+        """Change fields of a run, such as `infrastructure_pid`. False when it has been deleted."""
+        try:
+            await self.transport.tell("PATCH", f"/flow_runs/{run_id}", fields)
+        except PrefectNotFound:
+            return False
+        return True
+
+    async def label_run(self, run_id: UUID, labels: Mapping[str, Any]) -> None:
+        """Merge labels into the run's. Does nothing on servers without labels (before 3.1.6)."""
+        if not self._has_labels:
+            return
+        try:
+            await self.transport.tell("PATCH", f"/flow_runs/{run_id}/labels", labels)
+        except PrefectNotFound:
+            # A deleted run and a server without labels answer alike; only the latter is remembered.
+            self._has_labels = await self.read_run(run_id) is None
+
+    async def runs(
+        self,
+        *,
+        pool: str | None = None,
+        states: Collection[StateType] | None = None,
+        ids: Collection[UUID] | None = None,
+        names: Collection[str] | None = None,
+    ) -> list[FlowRun]:
+        """All flow runs that match every given filter, each once, by expected start time.
+
+        Pages are read one after the other: a run that leaves the filter meanwhile may hide another until
+        the next call.
+        """
+        body: dict[str, Any] = {"sort": "EXPECTED_START_TIME_ASC"}
+        if pool is not None:
+            body["work_pools"] = {"name": {"any_": [pool]}}
+        wanted: dict[str, Any] = {}
+        if states is not None:
+            wanted["state"] = {"type": {"any_": list(states)}}
+        if names is not None:
+            wanted["name"] = {"any_": list(names)}
+        found: dict[UUID, FlowRun] = {}
+        for chunk in [None] if ids is None else _chunks([str(run_id) for run_id in ids], _PAGE):
+            flow_runs = wanted if chunk is None else wanted | {"id": {"any_": chunk}}
+            page = await self._pages("/flow_runs/filter", body | {"flow_runs": flow_runs}, _runs)
+            found |= {run.id: run for run in page}
+        return list(found.values())
+
+    async def state_history(self, run_id: UUID) -> list[RunState]:
+        """All states the run has been in, oldest first."""
+        return await self.transport.get(f"/flow_run_states/?flow_run_id={run_id}", _states)
+
+    # -- what a run is made of
+
+    async def read_flow(self, flow_id: UUID) -> Flow:
+        """The flow."""
+        return await self.transport.get(f"/flows/{flow_id}", Flow.from_json)
+
+    async def read_deployment(self, deployment_id: UUID) -> Deployment | None:
+        """The deployment, or None when it has been deleted."""
+        try:
+            return await self.transport.get(f"/deployments/{deployment_id}", Deployment.from_json)
+        except PrefectNotFound:
+            return None
+
+    async def deployment_by_name(self, name: str) -> Deployment | None:
+        """The deployment called "flow/deployment", or None."""
+        flow, _, deployment = name.partition("/")
+        path = f"/deployments/name/{_part(flow)}/{_part(deployment)}"
+        try:
+            return await self.transport.get(path, Deployment.from_json)
+        except PrefectNotFound:
+            return None
+
+    async def read_block_document(self, block_id: UUID | str) -> dict[str, Any]:
+        """A block's data with its secrets: keep it out of logs and errors."""
+        return await self.transport.get(f"/block_documents/{_part(str(block_id))}?include_secrets=true", _data)
+
+    async def read_block_document_by_name(self, type_slug: str, name: str) -> dict[str, Any]:
+        """Likewise, by block type and name, as `{{ prefect.blocks.<type>.<name> }}` gives them."""
+        path = f"/block_types/slug/{_part(type_slug)}/block_documents/name/{_part(name)}?include_secrets=true"
+        return await self.transport.get(path, _data)
+
+    async def read_variable(self, name: str) -> Any | None:
+        """A Prefect variable's value (a string on 2.20), or None when there is none."""
+        try:
+            return await self.transport.get(f"/variables/name/{_part(name)}", _value)
+        except PrefectNotFound:
+            return None
+
+    # -- telling
+
+    async def write_logs(self, entries: Sequence[LogEntry]) -> int:
+        """Send log lines in one request; the number of lines that the server refused.
+
+        One bad entry makes the server refuse a whole batch: refused batches are halved until only the bad
+        entries are left out. After a lost answer lines are sent again: a line may show twice, never be lost.
+        """
+        return await self._write_logs([entry.to_json() for entry in entries])
+
+    async def write_events(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Send events. Does nothing on servers without events (2.20)."""
+        if not self._has_events or not events:
+            return
+        try:
+            await self.transport.tell("POST", "/events", list(events))
+        except PrefectNotFound:
+            self._has_events = False
+
+    async def renew_lease(self, lease_id: UUID, seconds: int) -> bool:
+        """Keep a deployment concurrency slot for 60…86400 more seconds. False: it is gone."""
+        try:
+            await self.transport.tell(
+                "POST", f"/v2/concurrency_limits/leases/{lease_id}/renew", {"lease_duration": seconds}
+            )
+        except PrefectNotFound:
+            return False
+        except PrefectRejected as error:
+            if error.status != _GONE:
+                raise
+            return False
+        return True
+
+    async def _write_logs(self, entries: list[dict[str, Any]]) -> int:
+        if not entries:
+            return 0
+        try:
+            await self.transport.tell("POST", "/logs/", entries)
+        except PrefectRejected as error:
+            if not 400 <= error.status < 500:  # noqa: PLR2004 - the client errors
+                raise
+        else:
+            return 0
+        if len(entries) == 1:
+            return 1
+        middle = len(entries) // 2
+        return await self._write_logs(entries[:middle]) + await self._write_logs(entries[middle:])
+
+    async def _pages(self, path: str, body: Mapping[str, Any], read: Callable[[Any], list[_T]]) -> list[_T]:
+        found: list[_T] = []
+        while True:
+            page = await self._limited(path, {**body, "offset": len(found)}, self._page, read)
+            found += page
+            if len(page) < self._page:
+                return found
+
+    async def _limited(
+        self, path: str, body: Mapping[str, Any], limit: int, read: Callable[[Any], list[_T]]
+    ) -> list[_T]:
+        """Ask for at most `limit` objects; fewer where the server's own limit, which it doesn't tell, is lower."""
+        while True:
+            limit = min(limit, self._page)
+            try:
+                return await self.transport.post(path, {**body, "limit": limit}, read)
+            except PrefectRejected as error:
+                if error.status != _UNPROCESSABLE or "Invalid limit" not in str(error) or limit == 1:
+                    raise
+                self._page = min(self._page, limit // 2)
+
+
+def _part(name: str) -> str:
+    return quote(name, safe="")
+
+
+def _chunks(values: list[str], size: int) -> Iterator[list[str]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+def _polled(answer: list[Any]) -> list[FlowRun]:
+    return [FlowRun.from_json(entry["flow_run"]) for entry in answer]
+
+
+def _runs(answer: list[Any]) -> list[FlowRun]:
+    return [FlowRun.from_json(raw) for raw in answer]
+
+
+def _states(answer: list[Any]) -> list[RunState]:
+    return [RunState.from_json(raw) for raw in answer]
+
+
+def _workers(answer: list[Any]) -> list[Worker]:
+    return [Worker.from_json(raw) for raw in answer]
+
+
+def _worker_id(answer: Mapping[str, Any]) -> UUID:
+    return UUID(answer["id"])
+
+
+def _data(answer: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(answer["data"])
+
+
+def _value(answer: Mapping[str, Any]) -> Any:
+    return answer["value"]

@@ -1,0 +1,386 @@
+"""One HTTP connection pool to the Prefect API: authentication, CSRF, retries, and errors that tell no secrets.
+
+httpx logs each request at INFO; the logging set-up keeps its logger at WARNING.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import random
+import re
+import ssl
+from asyncio import Lock
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import unquote, urlsplit, urlunsplit
+from uuid import uuid4
+
+import httpx
+import tenacity
+
+from ecs_worker.errors import (
+    PrefectError,
+    PrefectNotFound,
+    PrefectRejected,
+    PrefectUnauthorized,
+    PrefectUnavailable,
+    PrefectUnreachable,
+    UserError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from ecs_worker.settings import PrefectSettings
+
+_T = TypeVar("_T")
+
+logger = logging.getLogger(__name__)
+
+# What the official clients send. Servers refuse API versions older than 0.8.0 and accept all since.
+API_VERSION = "0.8.4"
+
+_TIMEOUT = httpx.Timeout(30, connect=10)
+# Prefect Cloud's load balancer drops idle connections after 30 s, uvicorn after 5 s by default.
+_LIMITS = httpx.Limits(max_connections=20, max_keepalive_connections=20, keepalive_expiry=4)
+
+# What official clients retry. 500 and 504 are not among them.
+_TRANSIENT = frozenset({408, 429, 502, 503})
+_MAX_ATTEMPTS = 7
+_MAX_SECONDS = 60.0  # no attempt starts later than this after the first
+_MAX_MAINTENANCE_SECONDS = 300.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 16.0  # an SQLite server's 503 (lock contention) is over in less than a second
+
+_PRINTABLE = re.compile(r"[\x20-\x7e]*")
+_CLOUD_PATH = re.compile(r"/accounts/[^/]+/workspaces/[^/]+")
+_REASON_LENGTH = 300
+
+
+class Transport:
+    """Sends requests to the Prefect API, each with its time-outs and its bounded retries.
+
+    Every method but the constructor (UserError: a setting that can't be sent) raises only PrefectError.
+    """
+
+    def __init__(self, settings: PrefectSettings, version: str) -> None:
+        parts = urlsplit(settings.api_url)
+        address = parts.netloc.rpartition("@")[2]
+        self.base_url = urlunsplit((parts.scheme, address, parts.path.rstrip("/"), "", ""))
+        self.is_cloud = bool(_CLOUD_PATH.search(parts.path))
+        self.headers = _headers(settings, version, parts.username, parts.password)
+        self.ssl = _ssl_context(settings) if parts.scheme == "https" else None
+        self.token = _token(settings)
+        self._secrets = _secrets(settings, parts.password)
+        self._csrf = _Csrf(wanted=settings.client_csrf_support_enabled and not self.is_cloud)
+        self._client = httpx.AsyncClient(
+            headers=self.headers,
+            timeout=_TIMEOUT,
+            limits=_LIMITS,
+            # Loading the CA bundle takes 20 ms, which plain HTTP spares; this empty context trusts nobody.
+            verify=self.ssl or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.__aexit__(kind, error, trace)
+
+    async def answers(self) -> bool:
+        """Whether the API says that it is healthy: one attempt, no authentication."""
+        try:
+            response = await self._client.get(f"{self.base_url}/health")
+        except httpx.TransportError:
+            return False
+        return response.status_code == httpx.codes.OK
+
+    async def get(self, path: str, read: Callable[[Any], _T]) -> _T:
+        """What `read` makes of the JSON answer to a GET."""
+        return _read(await self._request("GET", path, None), read)
+
+    async def post(self, path: str, body: Any, read: Callable[[Any], _T]) -> _T:
+        """What `read` makes of the JSON answer to a POST."""
+        return _read(await self._request("POST", path, body), read)
+
+    async def tell(self, method: str, path: str, body: Any) -> None:
+        """Send a body; the answer says no more than that it worked."""
+        await self._request(method, path, body)
+
+    async def _request(self, method: str, path: str, body: Any) -> httpx.Response:
+        # Encoded once: every attempt sends the very same bytes, which is what makes claims idempotent.
+        content = None if body is None else json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+        if method != "GET":
+            await self._ensure_csrf()
+        try:
+            return await _retrying()(self._attempt, method, path, content)
+        except _Again as again:
+            raise again.error from again.__cause__
+
+    async def _attempt(self, method: str, path: str, content: bytes | None) -> httpx.Response:
+        response = await self._send(method, path, content)
+        if response.status_code == httpx.codes.FORBIDDEN and self._csrf.wanted and b"CSRF" in response.content:
+            await self._ensure_csrf(instead_of=response.request.headers.get("Prefect-Csrf-Token", ""))
+            response = await self._send(method, path, content)
+        if response.is_success:
+            return response
+        error = self._error(method, path, response)
+        if response.status_code in _TRANSIENT:
+            raise _Again(
+                error, _retry_after(response), maintenance=response.headers.get("Prefect-Maintenance") == "true"
+            )
+        raise error
+
+    async def _send(self, method: str, path: str, content: bytes | None) -> httpx.Response:
+        headers = {"Content-Type": "application/json"} if content is not None else {}
+        if method != "GET":
+            headers |= self._csrf.headers
+        try:
+            request = self._client.build_request(method, self.base_url + path, content=content, headers=headers)
+            return await self._client.send(request)
+        except httpx.TransportError as failure:
+            what = str(failure) or type(failure).__name__
+            unreachable = PrefectUnreachable(f"{method} {path}: no answer from {self.base_url}: {self._redacted(what)}")
+            raise _Again(unreachable) from failure
+
+    async def _ensure_csrf(self, instead_of: str | None = None) -> None:
+        """Fetch the CSRF token if the server has such, once for all requests that wait for it.
+
+        A new token makes the client's older one invalid, hence one client id and one refresh at a time.
+        `instead_of` is the token that the server just refused.
+        """
+        csrf = self._csrf
+        if not csrf.wanted or (instead_of is None and not csrf.stale):
+            return
+        async with csrf.lock:
+            if not csrf.stale if instead_of is None else csrf.token != instead_of:
+                return  # another request has refreshed it meanwhile
+            try:
+                token, expiration = await self.get(f"/csrf-token?client={csrf.client}", _csrf_token)
+            except PrefectNotFound:
+                csrf.off()
+            except PrefectRejected as rejected:
+                if rejected.status != httpx.codes.UNPROCESSABLE_ENTITY:
+                    raise
+                csrf.off()
+            else:
+                csrf.take(token, expiration)
+
+    def _error(self, method: str, path: str, response: httpx.Response) -> PrefectError:
+        status = response.status_code
+        message = f"{method} {path} answered {status}"
+        if reason := _reason(response):
+            message = f"{message}: {self._redacted(reason)}"
+        if status in _TRANSIENT:
+            return PrefectUnavailable(message)
+        if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+            return PrefectUnauthorized(message)
+        if status == httpx.codes.NOT_FOUND:
+            return PrefectNotFound(message)
+        return PrefectRejected(message, status)
+
+    def _redacted(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "********")
+        return text
+
+
+class _Again(Exception):
+    """An attempt failed in a way that another may not; `error` is what to raise when there is no other."""
+
+    def __init__(self, error: PrefectError, after: float | None = None, *, maintenance: bool = False) -> None:
+        self.error = error
+        self.after = after
+        self.maintenance = maintenance
+        super().__init__()
+
+
+def _retrying() -> tenacity.AsyncRetrying:
+    # One per request: tenacity keeps a call's state in the object.
+    return tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception_type(_Again), wait=_pause, stop=_enough, before_sleep=_tell, reraise=True
+    )
+
+
+def _failure(state: tenacity.RetryCallState) -> _Again:
+    failure = state.outcome.exception() if state.outcome else None
+    assert isinstance(failure, _Again)  # tenacity asks about nothing else
+    return failure
+
+
+def _pause(state: tenacity.RetryCallState) -> float:
+    """Seconds before the next attempt: what the server asks for, or exponential; jitter keeps clients apart."""
+    failure = _failure(state)
+    if failure.after is not None:
+        return failure.after * random.uniform(1, 1.2)  # noqa: S311 - jitter, not cryptography
+    exponential = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** (state.attempt_number - 1))
+    return exponential * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, not cryptography
+
+
+def _enough(state: tenacity.RetryCallState) -> bool:
+    """Bounded in attempts and time; announced maintenance is waited out longer, but not for ever either."""
+    elapsed = (state.seconds_since_start or 0) + state.upcoming_sleep
+    if _failure(state).maintenance:
+        return elapsed > _MAX_MAINTENANCE_SECONDS
+    return state.attempt_number >= _MAX_ATTEMPTS or elapsed > _MAX_SECONDS
+
+
+def _tell(state: tenacity.RetryCallState) -> None:
+    logger.debug(
+        "%s; attempt %d follows in %.1f s", _failure(state).error, state.attempt_number + 1, state.upcoming_sleep
+    )
+
+
+class _Csrf:
+    """The CSRF token of this process. Servers that have no CSRF protection turn it off."""
+
+    def __init__(self, *, wanted: bool) -> None:
+        self.wanted = wanted
+        self.lock = Lock()
+        self.client = str(uuid4())
+        self.token = ""
+        self._fresh_until: datetime | None = None
+        self._off = False
+
+    @property
+    def stale(self) -> bool:
+        """There should be a token, and there is none that will be valid when the request arrives."""
+        if self._off:
+            return False
+        return self._fresh_until is None or datetime.now(UTC) >= self._fresh_until
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What a request that changes something carries."""
+        return {"Prefect-Csrf-Token": self.token, "Prefect-Csrf-Client": self.client} if self.token else {}
+
+    def take(self, token: str, expiration: datetime) -> None:
+        """Use a new token until a minute before it expires."""
+        self.token, self._fresh_until, self._off = token, expiration - timedelta(minutes=1), False
+
+    def off(self) -> None:
+        """Send no tokens, until the server asks for one (a restart may have turned protection on)."""
+        self.token, self._off = "", True
+
+
+def _headers(settings: PrefectSettings, version: str, user: str | None, password: str | None) -> dict[str, str]:
+    """What every request carries. The auth string beats the key, and both beat the URL's user:password."""
+    headers = {
+        **settings.client_custom_headers,
+        "User-Agent": f"ecs-worker/{version}",
+        "X-PREFECT-API-VERSION": API_VERSION,
+        "Accept": "application/json",
+    }
+    if settings.api_auth_string is not None:
+        headers["Authorization"] = _basic(settings.api_auth_string.get_secret_value())
+    elif settings.api_key is not None:
+        headers["Authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
+    elif user is not None:
+        headers["Authorization"] = _basic(f"{unquote(user)}:{unquote(password or '')}")
+    for name, value in headers.items():
+        if not _PRINTABLE.fullmatch(name) or not _PRINTABLE.fullmatch(value):
+            where = "PREFECT_API_KEY" if name == "Authorization" else f"PREFECT_CLIENT_CUSTOM_HEADERS ({name!r})"
+            raise UserError(f"{where} holds a line break or another character that no HTTP header may hold: remove it.")
+    return headers
+
+
+def _basic(user_and_password: str) -> str:
+    return f"Basic {base64.b64encode(user_and_password.encode()).decode()}"
+
+
+def _token(settings: PrefectSettings) -> str | None:
+    """What WebSockets authenticate with."""
+    secret = settings.api_auth_string or settings.api_key
+    return secret.get_secret_value() if secret is not None else None
+
+
+def _secrets(settings: PrefectSettings, password: str | None) -> tuple[str, ...]:
+    given = [secret.get_secret_value() for secret in (settings.api_auth_string, settings.api_key) if secret is not None]
+    if settings.api_auth_string is not None:
+        given.append(settings.api_auth_string.get_secret_value().partition(":")[2])
+        given.append(_basic(settings.api_auth_string.get_secret_value()).removeprefix("Basic "))
+    given += [password or "", unquote(password or ""), *settings.client_custom_headers.values()]
+    return tuple(secret for secret in given if secret)
+
+
+def _ssl_context(settings: PrefectSettings) -> ssl.SSLContext:
+    if settings.api_tls_insecure_skip_verify:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    if settings.api_ssl_cert_file is None:
+        return httpx.create_ssl_context()  # SSL_CERT_FILE and SSL_CERT_DIR, or certifi's bundle
+    try:
+        return ssl.create_default_context(cafile=settings.api_ssl_cert_file)
+    except OSError as error:
+        raise UserError(
+            f"PREFECT_API_SSL_CERT_FILE is {str(settings.api_ssl_cert_file)!r}, but that file can't be used: {error}. "
+            "It should hold CA certificates in PEM format."
+        ) from error
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """Seconds to wait (RFC 9110, section 10.2.3: a number, or a date)."""
+    value = response.headers.get("Retry-After", "")
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (date - datetime.now(date.tzinfo)).total_seconds())
+
+
+def _read(response: httpx.Response, read: Callable[[Any], _T]) -> _T:
+    what = f"{response.request.method} {response.request.url.path} answered {response.status_code}"
+    try:
+        decoded = json.loads(response.content)
+    except ValueError:
+        raise PrefectRejected(
+            f"{what} without JSON: is PREFECT_API_URL right? It ends in /api, or in /workspaces/… on Cloud.",
+            response.status_code,
+        ) from None
+    try:
+        return read(decoded)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # The error's text may quote the answer, which may be a secret block: only its kind is told.
+        raise PrefectRejected(
+            f"{what} with something that this worker can't read ({type(error).__name__}).", response.status_code
+        ) from None
+
+
+def _csrf_token(answer: Mapping[str, str]) -> tuple[str, datetime]:
+    return answer["token"], datetime.fromisoformat(answer["expiration"])
+
+
+def _reason(response: httpx.Response) -> str:
+    """The API's own short reason. Never a body as it is: a 422 repeats the request's."""
+    if response.is_redirect:
+        target = urlsplit(response.headers.get("Location", ""))
+        where = f"{target.scheme}://{target.netloc.rpartition('@')[2]}{target.path}"
+        return f"it redirects to {where}; is PREFECT_API_URL right?"
+    try:
+        body = json.loads(response.content)
+    except ValueError:
+        return ""
+    if not isinstance(body, dict):
+        return ""
+    reason = body.get("exception_detail") or body.get("detail") or body.get("exception_message")
+    if isinstance(reason, list):
+        reason = "; ".join(_problem(entry) for entry in reason if isinstance(entry, dict))
+    return reason[:_REASON_LENGTH] if isinstance(reason, str) else ""
+
+
+def _problem(entry: Mapping[str, Any]) -> str:
+    """One validation problem: where and what. `input` beside them is the request's own content."""
+    place = ".".join(str(part) for part in entry.get("loc") or ())
+    return f"{place}: {entry.get('msg', '')}"

@@ -148,7 +148,8 @@ class WorkerSettings(BaseSettings):
         description="This worker's name, shown in the Prefect UI; '/' and '%' are not allowed.",
     )
     work_queues: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="Only take runs from these work queues of the pool (default: all)."
+        default=(),
+        description="Only take runs from this work queue of the pool (default: all); repeatable, commas in the variable.",
     )
     limit: int | None = Field(
         default=None,

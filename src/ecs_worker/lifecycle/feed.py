@@ -44,9 +44,7 @@ class Feed:
         log.log(level, "%s: %s", run.name, message, extra={"flow_run_id": run.run_id, "flow_run_name": run.name})
         self.add(run.run_id, message, level=level, logger="prefect.flow_runs.worker")
 
-    def add(
-        self, run_id: UUID, message: str, *, level: int, logger: str, timestamp: datetime | None = None
-    ) -> None:
+    def add(self, run_id: UUID, message: str, *, level: int, logger: str, timestamp: datetime | None = None) -> None:
         """A line for the run's logs on the server only. Long ones are split: the server refuses a whole batch."""
         when = timestamp or datetime.now(UTC)
         for start in range(0, max(len(message), 1), MOST_LINE):

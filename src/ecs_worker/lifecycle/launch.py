@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -38,6 +39,9 @@ T = TypeVar("T")
 
 CONFLICT = "ConflictException"
 INACTIVE = "inactive"
+DESCRIBED_AT_ONCE = 100  # DescribeTasks takes no more
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 class LaunchFailed(EcsWorkerError):
@@ -69,7 +73,14 @@ class Launch:
     """Launches held runs. `stopping` is set once the worker takes its leave: what only waits is then given back."""
 
     def __init__(
-        self, api: PrefectClient, aws: Aws, ledger: Ledger, define: Define, feed: Feed, stopping: anyio.Event, worker: str
+        self,
+        api: PrefectClient,
+        aws: Aws,
+        ledger: Ledger,
+        define: Define,
+        feed: Feed,
+        stopping: anyio.Event,
+        worker: str,
     ) -> None:
         self._api = api
         self._aws = aws
@@ -90,6 +101,22 @@ class Launch:
         async with anyio.create_task_group() as both:
             both.start_soon(self.write_identifier, held)
             both.start_soon(self._write_labels, held)
+
+    async def find(self, held: Held) -> TaskFacts | None:
+        """The task that the run's claim launched, if ECS has one: the newest, when there were several attempts.
+
+        Raises AwsError. A task that has been stopped for more than an hour is not found.
+        """
+        assert held.placement is not None, "without a placement there is nowhere to look"
+        ecs = self._aws.ecs(held.placement.target)
+        cluster = held.placement.cluster
+        arns: list[str] = []
+        for status in ("RUNNING", "STOPPED"):
+            arns += await ecs.list_tasks(cluster, started_by=held.run.started_by, desired_status=status)
+        if not arns:
+            return None
+        tasks, _ = await ecs.describe_tasks(cluster, arns[:DESCRIBED_AT_ONCE])
+        return max(tasks, key=lambda task: (not task.stopped, task.created_at or _LONG_AGO), default=None)
 
     def settle(self, held: Held, task: TaskFacts) -> None:
         """From here on the run has a task. Its API document isn't needed any more, and is large."""
@@ -139,7 +166,7 @@ class Launch:
     async def _run_task(self, held: Held, request: LaunchRequest) -> TaskFacts:
         arn = await self._define.once(request)
         run = held.run
-        ecs = await self._aws.ecs(request.placement.target)
+        ecs = self._aws.ecs(request.placement.target)
         asked: dict[str, Any] = {
             **request.run_task,
             "taskDefinition": arn,
@@ -154,6 +181,7 @@ class Launch:
                 return TaskFacts(arn=error.resource_ids[0])
             if INACTIVE in error.message.lower() and not isinstance(request.definition, str):
                 self._define.forget(request)  # deregistered by somebody: the next attempt finds or registers another
+            held.uncertain = held.uncertain or classify(error).kind is Kind.AMBIGUOUS
             raise
         if tasks:
             return tasks[0]

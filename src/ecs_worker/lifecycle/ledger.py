@@ -37,6 +37,7 @@ class Held:
     task: TaskFacts | None = None
     identifier: str = ""  # what `infrastructure_pid` is, or is to be
     identifier_written: bool = False
+    uncertain: bool = False  # a RunTask got no answer: a task may exist that is not known yet
     cancelling_since: float | None = None
     stop_reason: str = ""  # why the worker asked ECS to stop the task; empty: it didn't
     missing_since: float | None = None

@@ -73,7 +73,9 @@ class Poll:
             return await self.once()
         except PrefectNotFound:
             queues = f", or a queue of {', '.join(self._settings.work_queues)}," if self._settings.work_queues else ""
-            log.error("The work pool %r%s does not exist: create it; the worker goes on asking.", self._settings.pool, queues)  # noqa: TRY400, E501 - the traceback says nothing more
+            log.error(
+                "The work pool %r%s does not exist: create it; the worker goes on asking.", self._settings.pool, queues
+            )  # noqa: TRY400, E501 - the traceback says nothing more
         except PrefectError as error:
             log.warning("Scheduled runs can't be read now: %s", error)
         return False

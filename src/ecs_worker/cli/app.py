@@ -1,0 +1,125 @@
+"""`ecs-worker`: its commands and options. What an option means stands in `settings.py`; here is how it is spelled."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import Annotated, Any
+
+import typer
+
+from ecs_worker import __version__
+from ecs_worker.errors import UserError
+from ecs_worker.settings import PrefectSettings, WorkerSettings, load
+
+app = typer.Typer(
+    name="ecs-worker",
+    help="Runs Prefect flow runs as AWS ECS tasks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _option(name: str, *flags: str) -> Any:
+    """The option that gives the setting `name`: its help is the setting's own.
+
+    The variable is only named here; the settings read it themselves, so that a fault in it is told as such.
+    """
+    field = WorkerSettings.model_fields[name]
+    text = field.description or ""
+    if field.default not in (None, (), False) and not field.is_required() and field.default_factory is None:
+        text += f" [default: {field.default}]"
+    text += f" [env var: ECS_WORKER_{name.upper()}]"
+    return typer.Option(*(flags or (f"--{name.replace('_', '-')}",)), help=text, show_default=False)
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=lambda v: _version(v)),
+    ] = False,
+) -> None:
+    """Runs Prefect flow runs as AWS ECS tasks."""
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def start(
+    pool: Annotated[str | None, _option("pool", "--pool", "-p")] = None,
+    name: Annotated[str | None, _option("name", "--name", "-n")] = None,
+    work_queues: Annotated[list[str] | None, _option("work_queues", "--work-queue", "-q")] = None,
+    limit: Annotated[int | None, _option("limit")] = None,
+    type_: Annotated[str | None, _option("type")] = None,
+    prefetch_seconds: Annotated[float | None, _option("prefetch_seconds")] = None,
+    query_seconds: Annotated[float | None, _option("query_seconds")] = None,
+    run_once: Annotated[bool | None, _option("run_once", "--run-once")] = None,
+    create_pool_if_not_found: Annotated[
+        bool | None,
+        _option("create_pool_if_not_found", "--create-pool-if-not-found/--no-create-pool-if-not-found"),
+    ] = None,
+    base_job_template: Annotated[Path | None, _option("base_job_template")] = None,
+    cluster: Annotated[str | None, _option("cluster")] = None,
+    log_level: Annotated[str | None, _option("log_level")] = None,
+    log_format: Annotated[str | None, _option("log_format")] = None,
+    with_healthcheck: Annotated[bool | None, _option("with_healthcheck", "--with-healthcheck")] = None,
+    health_address: Annotated[str | None, _option("health_address")] = None,
+) -> None:
+    """Start a worker: take the pool's scheduled flow runs and run each as an ECS task.
+
+    The Prefect API is found as by every Prefect client (PREFECT_API_URL, PREFECT_API_KEY,
+    PREFECT_API_AUTH_STRING …, or the active profile), AWS as by every AWS client (AWS_PROFILE, AWS_REGION,
+    container and instance roles …).
+    """
+    given = dict(locals())
+    given["type"] = given.pop("type_")
+    given["work_queues"] = tuple(work_queues) if work_queues else None
+    settings = load(WorkerSettings, **given)
+    prefect = load(PrefectSettings)
+    if not prefect.api_url:
+        raise UserError(
+            "PREFECT_API_URL is not set and the active Prefect profile has none: set it to your server's API, "
+            "for example http://127.0.0.1:4200/api."
+        )
+    from ecs_worker.ops.logging import configure_logging  # noqa: PLC0415 - `--help` needs none of this
+
+    configure_logging(settings)
+    import anyio  # noqa: PLC0415 - likewise
+
+    from ecs_worker.worker import Worker  # noqa: PLC0415 - likewise, and it is most of the start-up time
+
+    _run(anyio.run, Worker(settings, prefect).run)
+
+
+def _run(run: Any, *arguments: Any) -> None:
+    """Run to the end; a user's mistake that surfaced inside a task group is still a user's mistake."""
+    try:
+        run(*arguments)
+    except BaseExceptionGroup as group:
+        mistake = _user_error(group)
+        if mistake is None:
+            raise
+        raise mistake from None
+
+
+def _user_error(group: BaseExceptionGroup[BaseException]) -> UserError | None:
+    found, _ = group.split(UserError)
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]  # type: ignore[assignment] # the first leaf: one sentence is enough
+    return found
+
+
+def main() -> None:
+    """Run the command line. A user's mistake is one sentence on standard error and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        sys.stderr.write(f"ecs-worker: {error}\n")
+        sys.exit(2)

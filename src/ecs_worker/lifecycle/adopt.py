@@ -1,0 +1,201 @@
+"""Adopt: take up the runs that no live worker holds, after a restart or a colleague's death.
+
+All it needs stands on the Prefect server and in ECS: the claim id and the claimant's name in the run's state, the
+task in `infrastructure_pid` or under the claim's `startedBy`. Two workers that adopt the same run do no harm: they
+describe the same task, and a launch repeats the same clientToken.
+
+- With a task identifier: the task is watched.
+- Without: the claim's task is looked up; found, it is watched and its name written; not found, it is launched with
+  the same claim id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import anyio
+
+from ecs_worker.errors import AwsError, JobInvalid, PrefectError
+from ecs_worker.lifecycle.claim import claimant
+from ecs_worker.lifecycle.ledger import Held
+from ecs_worker.model import ClaimedRun, Phase, TaskFacts
+from ecs_worker.prefect_api.schemas import StateType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from uuid import UUID
+
+    from ecs_worker.lifecycle.feed import Feed
+    from ecs_worker.lifecycle.launch import Launch
+    from ecs_worker.lifecycle.ledger import Ledger
+    from ecs_worker.lifecycle.render import Render
+    from ecs_worker.prefect_api.client import PrefectClient
+    from ecs_worker.prefect_api.schemas import FlowRun, RunState
+    from ecs_worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+SECONDS = 60.0  # between two looks
+OURS = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+SETTLE = 30.0  # seconds a claim without a task is left alone: its worker may be about to launch
+AT_ONCE = 10  # runs taken up at the same time
+
+
+class Origin(Enum):
+    """What a run that nobody seems to hold has."""
+
+    TASK = "task"  # a task identifier
+    CLAIM = "claim"  # a claim id and no task that is known
+    FOREIGN = "foreign"  # neither: not the work of an ECS worker
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A claim, as the run's states tell it. `worker` None: claimed by another kind of worker."""
+
+    claim_id: UUID
+    worker: str | None
+    age: float
+
+
+def chosen(run_id: UUID, workers: Collection[str]) -> str | None:
+    """The one of the live workers that takes up a run: rendezvous hashing, the same answer for all who ask."""
+    return max(workers, key=lambda name: hashlib.sha256(f"{name} {run_id}".encode()).digest(), default=None)
+
+
+def latest_claim(states: Collection[RunState], now: datetime) -> Claimed | None:
+    """The newest claim in a run's history. Sub-states such as InfrastructurePending carry none."""
+    claims = [s for s in states if s.type is StateType.PENDING and s.transition_id is not None]
+    if not claims:
+        return None
+    newest = max(claims, key=lambda state: state.timestamp or now)
+    assert newest.transition_id is not None, "filtered above"
+    age = (now - newest.timestamp).total_seconds() if newest.timestamp else 0.0
+    return Claimed(newest.transition_id, claimant(newest.message), age)
+
+
+class Adopt:
+    """Looks for orphans. `send` carries a held run on from rendering, as after a claim."""
+
+    def __init__(
+        self,
+        api: PrefectClient,
+        ledger: Ledger,
+        render: Render,
+        launch: Launch,
+        feed: Feed,
+        settings: WorkerSettings,
+        send: Callable[[Held], None],
+    ) -> None:
+        self._api = api
+        self._ledger = ledger
+        self._render = render
+        self._launch = launch
+        self._feed = feed
+        self._settings = settings
+        self._send = send
+
+    async def run(self) -> None:
+        """Look at the start and every `SECONDS`."""
+        while True:
+            try:
+                await self.once()
+            except PrefectError as error:
+                log.warning("Runs without a worker can't be looked for now: %s", error)
+            await anyio.sleep(SECONDS)
+
+    async def once(self) -> None:
+        """One look. Raises PrefectError."""
+        pool = self._settings.pool
+        orphans = [run for run in await self._api.runs(pool=pool, states=OURS) if run.id not in self._ledger]
+        if not orphans:
+            return
+        live = {worker.name for worker in await self._api.workers(pool, status="ONLINE")} | {self._settings.name}
+        limiter = anyio.CapacityLimiter(AT_ONCE)
+
+        async def consider(run: FlowRun) -> None:
+            async with limiter:
+                await self._consider(run, live)
+
+        async with anyio.create_task_group() as looks:
+            for run in orphans:
+                looks.start_soon(consider, run)
+
+    async def _consider(self, run: FlowRun, live: Collection[str]) -> None:
+        try:
+            claim = await self._claim_of(run)
+            if not self._mine(run, claim, live):
+                return
+            if run.infrastructure_pid and "::" in run.infrastructure_pid:
+                await self._watch_task(run, claim)
+            elif claim is not None:
+                await self._find_or_launch(run, claim)
+        except JobInvalid as error:
+            log.warning("%s can't be adopted, its job is not valid: %s", run.name, error)
+        except (PrefectError, AwsError) as error:
+            log.warning("%s can't be adopted yet: %s", run.name, error)
+
+    async def _claim_of(self, run: FlowRun) -> Claimed | None:
+        now = datetime.now(UTC)
+        current = latest_claim([run.state] if run.state else [], now)
+        return current or latest_claim(await self._api.state_history(run.id), now)
+
+    def _mine(self, run: FlowRun, claim: Claimed | None, live: Collection[str]) -> bool:
+        """A live claimant looks after its own; otherwise one of the live workers is chosen."""
+        holder = claim.worker if claim is not None else None
+        if holder == self._settings.name:
+            return True  # claimed by this name before a restart
+        if holder in live:
+            return False
+        if not run.infrastructure_pid and (claim is None or claim.age < SETTLE):
+            return False
+        return chosen(run.id, live) == self._settings.name
+
+    async def _watch_task(self, run: FlowRun, claim: Claimed | None) -> None:
+        """Watch the task that the run names. The next sweep describes it."""
+        assert run.infrastructure_pid is not None, "the caller looked"
+        cluster, _, arn = run.infrastructure_pid.partition("::")
+        held = self._held(run, claim)
+        request = await self._render.once(held.run)
+        held.placement = request.placement_in(cluster)
+        self._take(held, TaskFacts(arn=arn))
+        held.identifier = run.infrastructure_pid
+        held.identifier_written = True
+
+    async def _find_or_launch(self, run: FlowRun, claim: Claimed) -> None:
+        held = self._held(run, claim)
+        request = await self._render.once(held.run)
+        held.placement = request.placement
+        task = await self._launch.find(held)
+        if task is not None:
+            self._take(held, task)
+        elif run.state_type is StateType.PENDING and claim.worker is not None:
+            log.info("%s was claimed by %s and never launched: launching it.", run.name, claim.worker)
+            self._ledger.take(held)
+            self._send(held)
+
+    def _take(self, held: Held, task: TaskFacts) -> None:
+        self._ledger.take(held)
+        self._launch.settle(held, task)
+        self._ledger.counts["adopted"] += 1
+        self._feed.tell(held.run, f"ECS task {task.task_id} is watched by worker {self._settings.name} from now on.")
+
+    @staticmethod
+    def _held(run: FlowRun, claim: Claimed | None) -> Held:
+        claimed = ClaimedRun(
+            run_id=run.id,
+            name=run.name,
+            # A run that another kind of worker claimed has no claim id of ours; its own id stands in, unused.
+            claim_id=claim.claim_id if claim is not None else run.id,
+            flow_id=run.flow_id,
+            deployment_id=run.deployment_id,
+            job_variables=run.job_variables,
+            tags=run.tags,
+            document=run.document,
+        )
+        return Held(claimed, phase=Phase.CLAIMED)

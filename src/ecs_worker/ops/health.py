@@ -1,0 +1,100 @@
+"""Health and metrics over HTTP: /health for ECS's and load balancers' checks, /metrics for Prometheus."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Protocol
+
+import anyio
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from ecs_worker.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from prometheus_client.core import Metric
+
+    from ecs_worker.lifecycle.ledger import Ledger
+    from ecs_worker.lifecycle.poll import Poll
+    from ecs_worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+POLLS_MISSED = 5  # intervals without an answered poll, after which the worker counts as unhealthy
+SLACK = 60.0  # seconds, for the retries within one poll
+
+
+class Observed(Protocol):
+    """What of the worker is shown."""
+
+    settings: WorkerSettings
+    ledger: Ledger
+    poll: Poll
+
+
+class _Metrics:
+    """Reads the ledger when asked, so that nothing is counted twice or kept in step."""
+
+    def __init__(self, worker: Observed) -> None:
+        self._worker = worker
+
+    def collect(self) -> Iterable[Metric]:
+        ledger = self._worker.ledger
+        held = GaugeMetricFamily("ecs_worker_runs", "Flow runs held now, by phase.", labels=["phase"])
+        phases: dict[str, int] = {}
+        for each in ledger:
+            phases[each.phase] = phases.get(each.phase, 0) + 1
+        for phase, number in phases.items():
+            held.add_metric([phase], number)
+        yield held
+        events = CounterMetricFamily(
+            "ecs_worker_events", "What happened to flow runs since the start.", labels=["event"]
+        )
+        for event, number in ledger.counts.items():
+            events.add_metric([event], number)
+        yield events
+        if self._worker.poll.last is not None:
+            age = time.monotonic() - self._worker.poll.last
+            yield GaugeMetricFamily("ecs_worker_last_poll_age_seconds", "Since the server answered a poll.", value=age)
+
+
+def healthy(worker: Observed, now: float, started: float) -> bool:
+    """The server has answered a poll lately (or there was no time for it yet)."""
+    since = worker.poll.last if worker.poll.last is not None else started
+    return now - since < POLLS_MISSED * worker.settings.query_seconds + SLACK
+
+
+async def serve(worker: Observed) -> None:
+    """Serve until cancelled. Raises UserError if the address can't be had."""
+    started = time.monotonic()
+    registry = CollectorRegistry()
+    registry.register(_Metrics(worker))  # type: ignore[arg-type] # a collector is what has collect()
+
+    async def health(_: web.Request) -> web.Response:
+        good = healthy(worker, time.monotonic(), started)
+        return web.json_response({"healthy": good, "runs": len(worker.ledger)}, status=200 if good else 503)
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    app = web.Application()
+    app.add_routes([web.get("/health", health), web.get("/metrics", metrics)])
+    runner = web.AppRunner(app, access_log=None)
+    host, _, port = worker.settings.health_address.rpartition(":")
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+        except OSError as error:
+            raise UserError(
+                f"--health-address {worker.settings.health_address} can't be used: {error.strerror}. Choose another."
+            ) from None
+        log.info("Health and metrics are served at http://%s.", worker.settings.health_address)
+        await anyio.sleep_forever()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await runner.cleanup()

@@ -1,0 +1,147 @@
+"""Heartbeat: tell the pool that this worker lives, and know the pool as it is now."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from ecs_worker.errors import (
+    PrefectError,
+    PrefectNotFound,
+    PrefectRejected,
+    PrefectUnauthorized,
+    PrefectUnavailable,
+    PrefectUnreachable,
+    UserError,
+)
+from ecs_worker.job.variables import default_base_job_template
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from uuid import UUID
+
+    from ecs_worker.prefect_api.client import PrefectClient
+    from ecs_worker.prefect_api.schemas import WorkPool
+    from ecs_worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 60.0  # seconds at the start for a server that is not up yet; then the worker ends with a clear word
+
+
+class Heartbeat:
+    """Keeps the worker ONLINE, and the pool's template fresh (within one interval)."""
+
+    def __init__(self, api: PrefectClient, settings: WorkerSettings, api_url: str) -> None:
+        self._api = api
+        self._settings = settings
+        self._api_url = api_url
+        self._pool: WorkPool | None = None
+        self.server_version: str | None = None
+        self.worker_id: UUID | None = None
+
+    @property
+    def pool(self) -> WorkPool:
+        """The pool as last read."""
+        assert self._pool is not None, "begin() comes first"
+        return self._pool
+
+    async def begin(self) -> None:
+        """Find or make the pool, and show up in it. Raises UserError when that can't be."""
+        template = read_template(self._settings.base_job_template)
+        try:
+            with anyio.fail_after(PATIENCE):
+                await self._reach()
+            self._pool = await self._find_or_create(template)
+            self.worker_id = await self._beat()
+            self.server_version = await self._api.server_version()
+        except TimeoutError:
+            raise UserError(
+                f"The Prefect API at {self._api_url} did not answer within {PATIENCE:.0f} s. "
+                "Is the server running, and PREFECT_API_URL right?"
+            ) from None
+        except PrefectUnauthorized as error:
+            raise UserError(
+                f"The Prefect API at {self._api_url} refuses this worker's credentials ({error}). "
+                "Check PREFECT_API_KEY, or PREFECT_API_AUTH_STRING for a server that asks for user:password."
+            ) from None
+        except PrefectRejected as error:
+            raise UserError(f"The work pool {self._settings.pool!r} can't be set up: {error}.") from None
+        except PrefectError as error:
+            raise UserError(
+                f"The Prefect API at {self._api_url} can't be used: {error}. Is PREFECT_API_URL right? It ends in /api."
+            ) from None
+
+    async def run(self) -> None:
+        """Beat for ever."""
+        while True:
+            await anyio.sleep(self._settings.heartbeat_seconds)
+            try:
+                await self._beat()
+                self._pool = await self._api.read_pool(self._settings.pool) or self._pool
+            except PrefectNotFound:
+                log.error("The work pool %r does not exist any more.", self._settings.pool)  # noqa: TRY400 - no use
+            except PrefectError as error:
+                log.warning("The heartbeat did not reach the Prefect API: %s", error)
+
+    async def _beat(self) -> UUID | None:
+        settings = self._settings
+        return await self._api.heartbeat(settings.pool, settings.name, settings.heartbeat_seconds)
+
+    async def _reach(self) -> None:
+        """Wait until the server answers at all; it may start at the same time as this worker."""
+        while True:
+            try:
+                await self._api.health()
+            except (PrefectUnreachable, PrefectUnavailable) as error:
+                log.warning("The Prefect API at %s does not answer yet: %s", self._api_url, error)
+            else:
+                return
+
+    async def _find_or_create(self, template: Mapping[str, Any] | None) -> WorkPool:
+        name = self._settings.pool
+        pool = await self._api.read_pool(name)
+        if pool is None:
+            if not self._settings.create_pool_if_not_found:
+                raise UserError(
+                    f"There is no work pool {name!r} at {self._api_url}. Create it (`prefect work-pool create {name} "
+                    "--type ecs`), correct --pool, or leave --no-create-pool-if-not-found out."
+                )
+            pool = await self._api.create_pool(name, template or default_base_job_template())
+            log.info("Created work pool %s.", name)
+        elif template is not None:
+            log.info("--base-job-template is not used: the work pool %s exists and has its own.", name)
+        if pool.type != "ecs":
+            log.warning(
+                "The work pool %s is of type %r, not 'ecs': its jobs may not suit this worker.", name, pool.type
+            )
+        if not pool.base_job_template:
+            await self._api.update_pool(name, base_job_template=template or default_base_job_template())
+            log.info("Gave work pool %s the default base job template, since it had none.", name)
+            pool = await self._api.read_pool(name) or pool
+        return pool
+
+
+def read_template(path: Path | None) -> Mapping[str, Any] | None:
+    """The base job template in a JSON file. Raises UserError naming what is wrong with the file."""
+    if path is None:
+        return None
+    try:
+        template = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--base-job-template {path} can't be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise UserError(f"--base-job-template {path} is not JSON: {error}.") from None
+    missing = [
+        key for key in ("job_configuration", "variables") if not isinstance(template, dict) or key not in template
+    ]
+    if missing:
+        raise UserError(
+            f"--base-job-template {path} lacks {' and '.join(repr(key) for key in missing)}. "
+            "`prefect work-pool get-default-base-job-template --type ecs` prints one to start from."
+        )
+    return template

@@ -1,0 +1,205 @@
+"""The worker: everything assembled under one root task group.
+
+The way of a flow run, one module of `lifecycle/` for each step:
+
+    poll → claim → render → define → launch → watch → report
+                                        ↑ adopt (after a restart, or another worker's death)
+                            cancel ─────┘
+
+- `poll` asks for scheduled runs, `claim` makes each ours; `ledger` holds them from there on.
+- `render` turns job variables into the ECS requests, `define` finds or registers the task definition,
+  `launch` calls RunTask. These three run side by side for up to `max_launching` runs.
+- `watch` sweeps over all launched tasks; `report` tells the ends that the runs can't tell themselves.
+- `cancel` and `adopt` look at the server's side; `logs` and `feed` carry lines.
+
+Every loop runs under the root group: one that ends unexpectedly ends the worker, and ECS starts it anew. Stopping
+takes two steps: first no more is taken in, then open launches get their time. Tasks keep running and are adopted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, NoReturn
+
+import anyio
+
+from ecs_worker import __version__
+from ecs_worker.aws.session import Aws
+from ecs_worker.errors import AwsError, JobInvalid, PrefectError, PrefectNotFound, UserError
+from ecs_worker.lifecycle.adopt import Adopt
+from ecs_worker.lifecycle.cancel import Cancel
+from ecs_worker.lifecycle.claim import Claim
+from ecs_worker.lifecycle.define import Define
+from ecs_worker.lifecycle.feed import Feed
+from ecs_worker.lifecycle.launch import Launch, LaunchFailed, NotWanted
+from ecs_worker.lifecycle.ledger import Ledger
+from ecs_worker.lifecycle.logs import Logs
+from ecs_worker.lifecycle.poll import Poll
+from ecs_worker.lifecycle.render import Render
+from ecs_worker.lifecycle.report import Report
+from ecs_worker.lifecycle.watch import Watch
+from ecs_worker.ops.heartbeat import Heartbeat
+from ecs_worker.prefect_api.client import PrefectClient
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from ecs_worker.lifecycle.ledger import Held
+    from ecs_worker.prefect_api.schemas import FlowRun
+    from ecs_worker.settings import PrefectSettings, WorkerSettings
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, settings: WorkerSettings, prefect: PrefectSettings) -> None:
+        self.settings = settings
+        self._prefect = prefect
+        self.stopping = anyio.Event()
+        """Set to make the worker take its leave politely, as SIGTERM does."""
+
+    async def run(self) -> None:
+        """Work until `stopping` is set or a signal comes. Raises UserError if it can't begin."""
+        async with AsyncExitStack() as stack:
+            api = await stack.enter_async_context(PrefectClient(self._prefect))
+            aws = await stack.enter_async_context(Aws())
+            await aws.check()
+            await self._assemble(api, aws)
+            await self._heartbeat.begin()
+            log.info(
+                "Worker %s %s takes flow runs of work pool %s at %s.",
+                self.settings.name,
+                __version__,
+                self.settings.pool,
+                self._prefect.api_url,
+            )
+            await self._live()
+            log.info("Worker %s has stopped; ECS tasks that still run go on.", self.settings.name)
+
+    async def _assemble(self, api: PrefectClient, aws: Aws) -> None:
+        settings = self.settings
+        self.ledger = Ledger(limit=settings.limit, max_launching=settings.max_launching)
+        self._heartbeat = Heartbeat(api, settings, self._prefect.api_url)
+        self._feed = Feed(api)
+        self._claim = Claim(api, self.ledger, settings.name)
+        self._render = Render(api, aws, settings, self._prefect, self._heartbeat)
+        define = Define(aws)
+        self._launch = Launch(api, aws, self.ledger, define, self._feed, self.stopping, settings.name)
+        self._report = Report(api, self.ledger, self._feed, settings.report_grace_seconds)
+        self.logs = Logs(aws, self._feed)
+        self._watch = Watch(aws, self.ledger, self._launch, self._report, self.logs, self._feed, settings.watch_seconds)
+        self._cancel = Cancel(api, self.ledger, self._watch, settings)
+        self.poll = Poll(api, self.ledger, settings, self._send_scheduled)
+        self._adopt = Adopt(
+            api, self.ledger, self._render, self._launch, self._report, self._feed, settings, self._send_held
+        )
+
+    async def _live(self) -> None:
+        async with anyio.create_task_group() as root:
+            self._root = root
+            for loop in (self._heartbeat.run, self._feed.run, self._watch.run, self._cancel.run, self.logs.run):
+                root.start_soon(loop)
+            root.start_soon(self._signals)
+            if self.settings.with_healthcheck:
+                root.start_soon(self._serve_health)
+            async with anyio.create_task_group() as launches:
+                self._launches = launches
+                await self._intake()
+                # The launches that are open now end by themselves: each sees `stopping` wherever it waits.
+                launches.cancel_scope.deadline = anyio.current_time() + self.settings.stop_seconds
+            with anyio.move_on_after(2.0):  # seconds; the last lines are worth that much
+                await self._feed.once()
+            root.cancel_scope.cancel()
+
+    async def _intake(self) -> None:
+        """Take runs in until it is time to stop."""
+        if self.settings.run_once:
+            await self._run_once()
+            return
+        async with anyio.create_task_group() as intake:
+            intake.start_soon(self.poll.run)
+            intake.start_soon(self._adopt.run)
+            await self.stopping.wait()
+            intake.cancel_scope.cancel()
+
+    async def _run_once(self) -> None:
+        """One poll, then wait for the ends and the last lines of what it gave."""
+        await self.poll.once()
+        await anyio.sleep(0)  # the claims have begun, and hold their slots, after this
+        while (len(self.ledger) or len(self.logs)) and not self.stopping.is_set():
+            with anyio.move_on_after(1.0):
+                await self.stopping.wait()
+        self.stopping.set()
+
+    # -- the way of a run
+
+    def _send_scheduled(self, scheduled: FlowRun) -> None:
+        self._launches.start_soon(self._carry, scheduled)
+
+    def _send_held(self, held: Held) -> None:
+        self._launches.start_soon(self._bring_up, held)
+
+    async def _carry(self, scheduled: FlowRun) -> None:
+        """A scheduled run's way up to its task."""
+        held = await self._claim.once(scheduled)
+        if held is not None:
+            await self._bring_up(held)
+
+    async def _bring_up(self, held: Held) -> None:
+        """A claimed run's way up to its task; or an end that says why there is none."""
+        try:
+            request = await self._launch.patiently(held, lambda: self._render.once(held.run))
+            await self._launch.once(held, request)
+        except JobInvalid as error:
+            await self._report.crash(held, str(error))
+        except PrefectNotFound as error:
+            log.info("%s was deleted: %s", held.run.name, error)
+            self.ledger.drop(held)
+        except (LaunchFailed, NotWanted, UserError, PrefectError) as error:
+            await self._give_up(held, error)
+
+    async def _give_up(self, held: Held, error: Exception) -> None:
+        """No launch. But when a RunTask was never answered, a task may exist: then that is the launch."""
+        if held.uncertain:
+            try:
+                task = await self._launch.find(held)
+            except AwsError as unknown:
+                # Still Pending by our claim; `adopt` looks again, as it would after a crash.
+                log.warning("%s: whether it has a task is not known: %s", held.run.name, unknown)
+                self.ledger.drop(held)
+                return
+            if task is not None:
+                self._launch.settle(held, task)
+                return  # `watch` writes its name on the run, and `cancel` stops it if need be
+        if held.cancelling_since is not None:
+            await self._report.cancel(held)
+        elif isinstance(error, LaunchFailed | UserError):
+            await self._report.crash(held, str(error))
+        else:
+            await self._report.release(held)
+
+    # -- signals and health
+
+    async def _signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                if self.stopping.is_set():
+                    _exit_at_once(number)
+                log.info("%s: no more runs are taken; open launches are finished.", number.name)
+                self.stopping.set()
+
+    async def _serve_health(self) -> None:
+        from ecs_worker.ops.health import serve  # noqa: PLC0415 - its server costs start-up time; most have none
+
+        await serve(self)
+
+
+def _exit_at_once(number: signal.Signals) -> NoReturn:
+    """The user asked twice. Whatever is open is adopted by the next worker."""
+    logging.shutdown()
+    os._exit(128 + number)

@@ -1,0 +1,152 @@
+"""Token buckets that keep this worker below AWS's request limits.
+
+AWS throttles by group of actions, per account and Region (Amazon ECS API reference, "Request throttling for
+the Amazon ECS API"; CloudWatch Logs, "CloudWatch Logs quotas").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+# A little room for others that use the same account, and for clocks that differ.
+DEFAULT_SHARE = 0.95
+# AWS refills for everybody in the account; after a throttle we come back to our share over this time.
+RECOVERY_SECONDS = 60.0
+# Calls that were under way together are throttled together: that is one sign, not many.
+_ONE_SIGN_SECONDS = 1.0
+_LEAST_FACTOR = 1 / 32
+_ROUNDING = 1e-9  # tokens; sums of floats fall short of 1 by less
+
+
+class Clock(Protocol):
+    """Time, so that tests need not wait for it."""
+
+    def now(self) -> float:
+        """Seconds on a clock that never goes back."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Let that much of the same clock pass."""
+
+
+class SystemClock:
+    """The machine's own time."""
+
+    def now(self) -> float:
+        """Seconds since some start."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, with everybody else going on."""
+        await asyncio.sleep(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A published limit: `burst` calls at once, `per_second` for ever."""
+
+    burst: float
+    per_second: float
+
+
+CLUSTER_MODIFY = "ecs cluster resource modify"
+CLUSTER_READ = "ecs cluster resource read"
+DEFINITION_MODIFY = "ecs task definition modify"
+DEFINITION_READ = "ecs task definition read"
+LOGS_GET = "logs GetLogEvents"
+LOGS_FILTER = "logs FilterLogEvents"
+
+# The lowest of all Regions where they differ. Fargate's own limit on launches (5 to 20 each second, by
+# Region and capacity) is not here: it only holds for some tasks, and `penalise` finds it.
+RATES = {
+    CLUSTER_MODIFY: Rate(100, 40),
+    CLUSTER_READ: Rate(100, 20),
+    DEFINITION_MODIFY: Rate(20, 1),
+    DEFINITION_READ: Rate(50, 20),
+    LOGS_GET: Rate(10, 10),
+    LOGS_FILTER: Rate(5, 5),
+}
+
+GROUPS = {
+    "RunTask": CLUSTER_MODIFY,
+    "StopTask": CLUSTER_MODIFY,
+    "DescribeTasks": CLUSTER_READ,
+    "ListTasks": CLUSTER_READ,
+    "RegisterTaskDefinition": DEFINITION_MODIFY,
+    "DeregisterTaskDefinition": DEFINITION_MODIFY,
+    "DescribeTaskDefinition": DEFINITION_READ,
+    "ListTaskDefinitions": DEFINITION_READ,
+    "GetLogEvents": LOGS_GET,
+    "FilterLogEvents": LOGS_FILTER,
+}
+
+
+class Bucket:
+    """Calls per time. Whoever comes first is served first; a cancelled waiter costs nobody a token."""
+
+    def __init__(self, rate: Rate, clock: Clock) -> None:
+        self._rate = rate
+        self._clock = clock
+        self._tokens = rate.burst
+        self._filled_at = clock.now()
+        self._factor = 1.0
+        self._penalised_at: float | None = None
+        self._turn = asyncio.Lock()  # wakes its waiters in their order
+
+    @property
+    def per_second(self) -> float:
+        """The rate at which calls go out now."""
+        return self._rate.per_second * self._factor
+
+    async def take(self) -> None:
+        """Return when one call may be made."""
+        async with self._turn:
+            while (missing := 1 - self._fill()) > _ROUNDING:
+                await self._clock.sleep(missing / self.per_second)
+            self._tokens -= 1
+
+    def penalise(self) -> None:
+        """AWS throttled: its bucket is empty, whoever emptied it. Go on at half the rate and recover slowly."""
+        now = self._clock.now()
+        self._fill()
+        self._tokens = min(self._tokens, 0.0)
+        if self._penalised_at is None or now - self._penalised_at >= _ONE_SIGN_SECONDS:
+            self._factor = max(self._factor / 2, _LEAST_FACTOR)
+            self._penalised_at = now
+
+    def _fill(self) -> float:
+        now = self._clock.now()
+        passed = max(now - self._filled_at, 0.0)
+        self._filled_at = now
+        self._tokens = min(self._rate.burst, self._tokens + passed * self.per_second)
+        self._factor = min(1.0, self._factor + passed / RECOVERY_SECONDS)
+        return self._tokens
+
+
+class Limits:
+    """The buckets of all accounts and Regions that this worker calls.
+
+    `share` is the part of each published limit that this worker takes for itself (0 to 1).
+    """
+
+    def __init__(self, *, share: float = DEFAULT_SHARE, clock: Clock | None = None) -> None:
+        self._share = share
+        self._clock = clock or SystemClock()
+        self._buckets: dict[tuple[Hashable, str], Bucket] = {}
+
+    def bucket(self, key: Hashable, operation: str) -> Bucket | None:
+        """The bucket that `operation` draws from in the account and Region of `key`; None: not limited here."""
+        group = GROUPS.get(operation)
+        if group is None:
+            return None
+        bucket = self._buckets.get((key, group))
+        if bucket is None:
+            published = RATES[group]
+            rate = Rate(max(1.0, published.burst * self._share), published.per_second * self._share)
+            bucket = self._buckets[key, group] = Bucket(rate, self._clock)
+        return bucket

@@ -1,0 +1,242 @@
+"""One AWS session for the worker's whole life, and one client per service and target.
+
+A client costs tens of milliseconds and megabytes to make and keeps its connections, so each is made once, on
+first use, and closed with the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from aiobotocore.config import AioConfig
+from aiobotocore.credentials import AioAssumeRoleCredentialFetcher, AioDeferredRefreshableCredentials
+from aiobotocore.session import AioSession
+from botocore import UNSIGNED
+from botocore.credentials import CredentialProvider
+from botocore.exceptions import (
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+    RefreshWithMFAUnsupportedError,
+)
+from botocore.utils import parse_timestamp
+
+from ecs_worker import __version__
+from ecs_worker.aws.ec2 import Ec2
+from ecs_worker.aws.ecs import Ecs
+from ecs_worker.aws.errors import translated
+from ecs_worker.aws.limits import Limits
+from ecs_worker.aws.logs import Logs
+from ecs_worker.aws.service import Service
+from ecs_worker.errors import AwsError, UserError
+from ecs_worker.job.classify import is_throttle
+from ecs_worker.model import AwsCredentials, AwsTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+# Seconds. With the standard three attempts a call answers or fails within about 90 seconds.
+_CONNECT_TIMEOUT = 5
+_READ_TIMEOUT = 20
+# Per client. More calls at once wait in the pool without a bound, so it is wider than what we start at once.
+_CONNECTIONS = 100
+
+_OWN = AwsTarget()
+_S = TypeVar("_S", bound=Service)
+
+
+class Aws:
+    """AWS as this worker sees it. An async context manager; all clients are closed when it ends.
+
+    `limits` are the request budgets that all clients share.
+    """
+
+    def __init__(self, *, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._stack = AsyncExitStack()
+        self._sessions: dict[str, AioSession] = {}
+        self._services: dict[tuple[str, AwsTarget], Service] = {}
+        self._making: dict[tuple[str, AwsTarget], asyncio.Lock] = {}
+
+    async def __aenter__(self) -> Self:
+        await self._stack.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._services.clear()
+        await self._stack.__aexit__(kind, error, trace)
+
+    async def check(self) -> None:
+        """Raise UserError unless the worker's own chain gives credentials and a Region.
+
+        Calls AWS only where the chain itself does (roles of profiles, containers and instances).
+        """
+        try:
+            with translated("credentials"):
+                session = self._session(None)
+                if not session.get_config_variable("region"):
+                    raise NoRegionError
+                if await session.get_credentials() is None:
+                    raise NoCredentialsError
+        except AwsError as error:
+            raise UserError(f"AWS credentials can't be had: {error.message}") from error
+
+    def region(self, target: AwsTarget = _OWN) -> str | None:
+        """The Region that calls to `target` go to; None: none is configured."""
+        with translated("region"):
+            configured: str | None = self._session(target.credentials).get_config_variable("region")
+        return target.region or configured
+
+    async def ecs(self, target: AwsTarget = _OWN) -> Ecs:
+        """ECS in that account and Region."""
+        return await self._service(Ecs, target)
+
+    async def logs(self, target: AwsTarget = _OWN) -> Logs:
+        """CloudWatch Logs in that account and Region."""
+        return await self._service(Logs, target)
+
+    async def ec2(self, target: AwsTarget = _OWN) -> Ec2:
+        """EC2 in that account and Region."""
+        return await self._service(Ec2, target)
+
+    async def _service(self, kind: type[_S], target: AwsTarget) -> _S:
+        # With its Region spelt out, so that both ways to say "here" share clients and limits.
+        target = replace(target, region=self.region(target))
+        key = (kind.name, target)
+        if key not in self._services:
+            async with self._making.setdefault(key, asyncio.Lock()):  # two first users, one client
+                if key not in self._services:
+                    with translated(f"{kind.name} client"):
+                        self._services[key] = kind(await self._client(kind.name, target), target, self._limits)
+        service = self._services[key]
+        assert isinstance(service, kind), "each kind has a name of its own"
+        return service
+
+    async def _client(self, name: str, target: AwsTarget) -> Any:
+        parameters = _client_parameters(name, target.credentials)
+        made = self._session(target.credentials).create_client(name, region_name=target.region, **parameters)
+        client = await self._stack.enter_async_context(made)
+        client.meta.events.register("response-received", partial(_slow_down, self._limits, target))
+        return client
+
+    def _session(self, credentials: AwsCredentials | None) -> AioSession:
+        key = credentials.fingerprint if credentials else ""
+        if key not in self._sessions:
+            self._sessions[key] = _new_session(credentials)
+        return self._sessions[key]
+
+
+def _slow_down(limits: Limits, target: AwsTarget, event_name: str, parsed_response: Any, **_: object) -> None:
+    """Botocore hook, called for every answer, those that botocore retries by itself included."""
+    error = (parsed_response or {}).get("Error")
+    if error and is_throttle(str(error.get("Code", "")), str(error.get("Message", ""))):
+        bucket = limits.bucket(target.key, event_name.rpartition(".")[2])
+        if bucket is not None:
+            bucket.penalise()
+
+
+def _new_session(credentials: AwsCredentials | None) -> AioSession:
+    session = _plain_session(credentials)
+    if credentials is None or not credentials.assume_role_arn:
+        return session
+    role = _AssumedRole(session, credentials.assume_role_arn, credentials.assume_role_kwargs)
+    assumed = _plain_session(AwsCredentials(profile_name=credentials.profile_name))
+    assumed.get_component("credential_provider").providers.insert(0, role)
+    return assumed
+
+
+def _plain_session(credentials: AwsCredentials | None) -> AioSession:
+    session = AioSession(profile=credentials.profile_name if credentials else None)
+    # botocore reads AWS_DEFAULT_REGION and the profile only; ECS and Lambda set AWS_REGION.
+    if not session.get_config_variable("region") and (region := os.environ.get("AWS_REGION")):
+        session.set_config_variable("region", region)
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=utc)
+    session.set_default_client_config(_config(session))
+    if credentials and (credentials.access_key_id or credentials.secret_access_key):
+        if not (credentials.access_key_id and credentials.secret_access_key):
+            missing = "secret_access_key" if credentials.access_key_id else "access_key_id"
+            raise PartialCredentialsError(provider="aws-credentials block", cred_var=missing)
+        session.set_credentials(credentials.access_key_id, credentials.secret_access_key, credentials.session_token)
+    return session
+
+
+def _config(session: AioSession) -> AioConfig:
+    chosen = os.environ.get("AWS_RETRY_MODE") or session.get_scoped_config().get("retry_mode")
+    return AioConfig(
+        connect_timeout=_CONNECT_TIMEOUT,
+        read_timeout=_READ_TIMEOUT,
+        max_pool_connections=_CONNECTIONS,
+        tcp_keepalive=True,
+        user_agent_extra=f"ecs-worker/{__version__}",
+        retries=None if chosen else {"mode": "standard"},
+    )
+
+
+class _AssumedRole(CredentialProvider):  # type: ignore[misc] # botocore has no types
+    """A block's role, assumed on first use and again before each expiry."""
+
+    METHOD = "aws-credentials-block"
+
+    def __init__(self, source: AioSession, arn: str, kwargs: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._source = source
+        self._arn = arn
+        # The session name is what CloudTrail shows; prefect-aws names its sessions like this.
+        self._kwargs = {"RoleSessionName": f"prefect-session-{uuid.uuid4().hex[:8]}", **kwargs}
+
+    async def load(self) -> AioDeferredRefreshableCredentials:
+        """The role's credentials, not fetched yet."""
+        source = await self._source.get_credentials()
+        if source is None:
+            raise NoCredentialsError
+        fetcher = AioAssumeRoleCredentialFetcher(
+            client_creator=self._source.create_client,
+            source_credentials=source,
+            role_arn=self._arn,
+            extra_args=self._kwargs,
+            mfa_prompter=self._mfa_code,
+        )
+        return AioDeferredRefreshableCredentials(refresh_using=fetcher.fetch_credentials, method=self.METHOD)
+
+    def _mfa_code(self, _prompt: str) -> str:
+        """Instead of botocore's own prompt, which would wait at a terminal that nobody watches."""
+        code = self._kwargs.get("TokenCode")
+        if not code:
+            raise RefreshWithMFAUnsupportedError
+        return str(code)
+
+
+def _client_parameters(service: str, credentials: AwsCredentials | None) -> dict[str, Any]:
+    """`create_client`'s arguments from a block's `aws_client_parameters`."""
+    given = {
+        name: value
+        for name, value in (credentials.client_parameters if credentials else {}).items()
+        if value is not None
+    }
+    known: dict[str, Any] = {name: given[name] for name in ("endpoint_url", "use_ssl", "verify") if name in given}
+    if path := given.get("verify_cert_path"):
+        known["verify"] = str(path)
+    if service == "ecs" and "api_version" in given:  # each service has versions of its own
+        known["api_version"] = given["api_version"]
+    if config := given.get("config"):
+        unsigned = config.get("signature_version") == "unsigned"
+        known["config"] = AioConfig(**{**config, **({"signature_version": UNSIGNED} if unsigned else {})})
+    return known
+
+
+def utc(value: object) -> datetime:
+    """A timestamp of a JSON answer. Almost all are numbers, which botocore itself turns into local time, slowly."""
+    if isinstance(value, (int, float)):
+        return datetime.fromtimestamp(value, UTC)
+    parsed: datetime = parse_timestamp(value)
+    return parsed

@@ -1,0 +1,323 @@
+"""A task and its life, from PROVISIONING to STOPPED.
+
+The event loop moves tasks; AWS requests, each in a thread of its own, make and stop them. `STATE_LOCK` guards every
+task's facts; the loop never waits while it holds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import threading
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ecs_worker.local.containers import CannotStart, ContainerProcess, new_runtime_id, process_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ecs_worker.local.containers import Container, ContainerPlan, Output
+    from ecs_worker.local.services import Account, Interface
+
+STATE_LOCK = threading.RLock()
+_CLOSING_STOP_TIMEOUT = 2.0  # seconds a container has after SIGTERM when the embedded AWS itself ends
+
+
+def now() -> datetime:
+    """The time, to the millisecond as ECS keeps it."""
+    time = datetime.now(UTC)
+    return time.replace(microsecond=time.microsecond // 1000 * 1000)
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """An ECS task. `facts` are the members of DescribeTasks's answer that never change, by their AWS names."""
+
+    arn: str
+    cluster_name: str
+    family: str
+    started_by: str
+    launch_type: str
+    account: Account
+    facts: Mapping[str, Any]
+    containers: tuple[Container, ...]
+    interface: Interface | None = None
+    tags: list[dict[str, str]] = field(default_factory=list)
+    service: str | None = None
+    on_stopped: Callable[[], None] = lambda: None  # frees what RunTask reserved
+    last_status: str = "PROVISIONING"
+    desired_status: str = "RUNNING"
+    stop_code: str | None = None
+    stopped_reason: str | None = None
+    version: int = 1
+    times: dict[str, datetime] = field(default_factory=lambda: {"createdAt": now()})
+    stop_asked: asyncio.Event = field(default_factory=asyncio.Event)  # set on the loop only
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)  # containers get SIGTERM now
+
+    @property
+    def id(self) -> str:
+        """The 32 characters that end the ARN."""
+        return self.arn.rpartition("/")[2]
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the task is at its end."""
+        return self.last_status == "STOPPED"
+
+    def expired(self, after: float) -> bool:
+        """Whether it stopped so long ago (seconds) that ECS has forgotten it."""
+        at = self.times.get("stoppedAt")
+        return at is not None and now() - at > timedelta(seconds=after)
+
+    def stop(self, code: str, reason: str) -> None:
+        """Decide that the task ends, and why. The first reason stays. The caller wakes the life (`Engine.wake`)."""
+        with STATE_LOCK:
+            if self.desired_status == "STOPPED":
+                return
+            self.desired_status = "STOPPED"
+            self.stop_code = code
+            self.stopped_reason = reason
+            self.times["stoppingAt"] = now()
+            self.version += 1
+
+    def document(self) -> dict[str, Any]:
+        """The task as DescribeTasks gives it, tags included."""
+        return self._told(datetime.timestamp)
+
+    def event(self) -> dict[str, Any]:
+        """The `detail` of an ECS task state change event. It holds no tags."""
+        detail = self._told(lambda at: at.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+        del detail["tags"]
+        return detail | {"updatedAt": now().isoformat(timespec="milliseconds").replace("+00:00", "Z")}
+
+    def _told(self, shown: Callable[[datetime], object]) -> dict[str, Any]:
+        interfaces = [self.interface.of_container()] if self.interface else []
+        changing = {
+            "taskArn": self.arn,
+            "lastStatus": self.last_status,
+            "desiredStatus": self.desired_status,
+            "containers": [container.document(self.arn, interfaces) for container in self.containers],
+            "attachments": [self.interface.attachment(self._attachment_status())] if self.interface else [],
+            "version": self.version,
+            "tags": self.tags,
+            "connectivity": "CONNECTED" if "connectivityAt" in self.times else None,
+            "stopCode": self.stop_code,
+            "stoppedReason": self.stopped_reason,
+        }
+        told = {**self.facts, **changing, **{name: shown(at) for name, at in self.times.items()}}
+        return {name: value for name, value in told.items() if value is not None}
+
+    def _attachment_status(self) -> str:
+        return {"PROVISIONING": "PRECREATED", "STOPPED": "DELETED"}.get(self.last_status, "ATTACHED")
+
+
+class Engine:
+    """Lives the tasks' lives on the event loop it is made on.
+
+    `step` is how long each status before RUNNING and after the end lasts, in seconds. `directory` holds the
+    containers' own directories. `common_environment` is what every container gets beneath its own variables.
+    """
+
+    def __init__(self, *, step: float, directory: Path, common_environment: Mapping[str, str]) -> None:
+        self._step = step
+        self._directory = directory
+        self._common_environment = common_environment
+        self._loop = asyncio.get_running_loop()
+        self._lives: dict[asyncio.Task[None], Task] = {}
+        self._closing = False
+
+    def begin(self, task: Task) -> None:
+        """Start a new task's life. From any thread."""
+        self._loop.call_soon_threadsafe(self._begin, task)
+
+    def wake(self, task: Task) -> None:
+        """Let a task notice that it is to stop. From any thread."""
+        self._loop.call_soon_threadsafe(task.stop_asked.set)
+
+    async def close(self) -> None:
+        """End every task. Containers get SIGTERM, and SIGKILL soon after; returns when all have ended."""
+        self._closing = True
+        self._step = 0
+        for task in self._lives.values():
+            task.stop("ServiceSchedulerInitiated", "The embedded AWS ended.")
+            task.stop_asked.set()
+        if self._lives:
+            await asyncio.wait(self._lives)
+
+    def _begin(self, task: Task) -> None:
+        if self._closing:
+            return
+        life = self._loop.create_task(self._live(task))
+        self._lives[life] = task
+        life.add_done_callback(self._end)
+
+    def _end(self, life: asyncio.Task[None]) -> None:
+        del self._lives[life]
+        if not life.cancelled() and life.exception():
+            self._loop.call_exception_handler({"message": "A task's life broke.", "exception": life.exception()})
+
+    async def _live(self, task: Task) -> None:
+        task.account.publish(task.event())
+        if await self._provision(task):
+            await self._run(task)
+        await self._deprovision(task)
+
+    async def _provision(self, task: Task) -> bool:
+        """PROVISIONING, PENDING, ACTIVATING. False: the task was stopped before its containers started."""
+        for status in ("PENDING", "ACTIVATING"):
+            if await self._pause(task):
+                return False
+            marks = {"PENDING": ("pullStartedAt",), "ACTIVATING": ("pullStoppedAt", "connectivityAt")}[status]
+            self._move(task, status, *marks)
+        return not await self._pause(task)
+
+    async def _pause(self, task: Task) -> bool:
+        """Wait one step; True as soon as the task is to stop."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(task.stop_asked.wait(), self._step)
+        return task.stop_asked.is_set()
+
+    async def _run(self, task: Task) -> None:
+        """Start the containers, watch them, and end them: ACTIVATING, RUNNING, DEACTIVATING, STOPPING."""
+        try:
+            prepared = [self._prepare(task, container) for container in task.containers]
+        except CannotStart as reason:
+            self._stop(task, "TaskFailedToStart", str(reason))
+            return
+        async with asyncio.TaskGroup() as group:
+            for container, (environment, output) in zip(task.containers, prepared, strict=True):
+                group.create_task(self._contain(task, container, environment, output))
+            for container in task.containers:
+                await _any_of(container.started, task.stop_asked)
+            if task.stop_code != "TaskFailedToStart" and all(each.started.is_set() for each in task.containers):
+                self._move(task, "RUNNING", "startedAt")
+                await task.stop_asked.wait()
+                self._move(task, "DEACTIVATING")
+                await asyncio.sleep(self._step)
+            self._move(task, "STOPPING")
+            task.stopping.set()
+            await asyncio.sleep(self._step)
+        self._mark(task, "executionStoppedAt")
+
+    def _prepare(self, task: Task, container: Container) -> tuple[dict[str, str], Output]:
+        """What the container needs of other services. Raises CannotStart."""
+        region = {"AWS_REGION": task.account.region, "AWS_DEFAULT_REGION": task.account.region}
+        own = {**self._common_environment, **region, **task.account.environment(container.plan)}
+        return own, task.account.output(container.plan, task.id)
+
+    async def _contain(self, task: Task, container: Container, own: Mapping[str, str], output: Output) -> None:
+        """One container's life: after what it depends on, until its process ends or the task stops."""
+        try:
+            if await self._dependencies_met(task, container):
+                process = await self._start(task, container, own, output)
+                container.exit_code = await self._end_of(process, container.plan, task)
+        except CannotStart as reason:
+            self._failed_to_start(task, container, str(reason))
+        self._container_is(task, container, "STOPPED")
+        container.ended.set()
+        if container.plan.essential:
+            self._stop(task, "EssentialContainerExited", "Essential container in task exited")
+
+    async def _dependencies_met(self, task: Task, container: Container) -> bool:
+        """Wait for what the container depends on; False when the task stops first.
+
+        Raises CannotStart when it can never be met. Health isn't checked: HEALTHY counts as START.
+        """
+        by_name = {each.plan.name: each for each in task.containers}
+        for name, condition in container.plan.depends_on.items():
+            other = by_name[name]
+            await _any_of(other.ended if condition in {"COMPLETE", "SUCCESS"} else other.started, task.stop_asked)
+            if condition == "SUCCESS" and other.ended.is_set() and other.exit_code != 0:
+                raise CannotStart(
+                    "DependencyError: failed to resolve the container ordering dependency"
+                    f" [{name}] for target [{container.plan.name}]: it exited without success"
+                )
+        return not task.stop_asked.is_set()
+
+    async def _start(
+        self, task: Task, container: Container, own: Mapping[str, str], output: Output
+    ) -> ContainerProcess:
+        home = self._directory / task.id / container.plan.name
+        where = await asyncio.to_thread(_make_home, home, container.plan.working_directory)
+        process = await ContainerProcess.start(container.plan.argv, process_environment(own, home), where, output)
+        container.runtime_id = new_runtime_id(task.id)
+        self._container_is(task, container, "RUNNING")
+        container.started.set()
+        return process
+
+    async def _end_of(self, process: ContainerProcess, plan: ContainerPlan, task: Task) -> int:
+        """The process's exit code; when the task stops first, after SIGTERM and, stopTimeout later, SIGKILL."""
+        await _any_of(process.ended, task.stopping)
+        if not process.ended.is_set():
+            process.terminate()
+            patience = _CLOSING_STOP_TIMEOUT if self._closing else plan.stop_timeout
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.ended.wait(), patience)
+            process.kill()
+        return await process.wait()
+
+    def _failed_to_start(self, task: Task, container: Container, reason: str) -> None:
+        container.reason = reason
+        if container.plan.essential:
+            # On EC2 only the container tells why.
+            told = reason if task.launch_type == "FARGATE" else "Task failed to start"
+            self._stop(task, "TaskFailedToStart", told)
+        container.started.set()
+
+    async def _deprovision(self, task: Task) -> None:
+        for container in task.containers:
+            container.last_status = "STOPPED"
+        self._move(task, "DEPROVISIONING")
+        await asyncio.sleep(self._step)
+        if task.interface:
+            task.interface.delete()
+        with STATE_LOCK:
+            task.on_stopped()
+        await asyncio.to_thread(shutil.rmtree, self._directory / task.id, ignore_errors=True)
+        self._move(task, "STOPPED", "stoppedAt")
+
+    def _stop(self, task: Task, code: str, reason: str) -> None:
+        task.stop(code, reason)
+        task.stop_asked.set()
+
+    def _move(self, task: Task, status: str, *marks: str) -> None:
+        with STATE_LOCK:
+            task.last_status = status
+            task.version += 1
+            task.times.update(dict.fromkeys(marks, now()))
+            detail = task.event()
+        task.account.publish(detail)
+
+    def _mark(self, task: Task, name: str) -> None:
+        with STATE_LOCK:
+            task.times[name] = now()
+
+    def _container_is(self, task: Task, container: Container, status: str) -> None:
+        with STATE_LOCK:
+            container.last_status = status
+            task.version += 1
+            detail = task.event()
+        task.account.publish(detail)
+
+
+def _make_home(home: Path, working_directory: str | None) -> Path:
+    """Make a container's own directory; answer with the one to start in.
+
+    Docker makes a working directory that the image lacks; the container's own is as empty as that.
+    """
+    (home / "tmp").mkdir(parents=True)
+    return Path(working_directory) if working_directory and Path(working_directory).is_dir() else home
+
+
+async def _any_of(*events: asyncio.Event) -> None:
+    """Wait until one of the events is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

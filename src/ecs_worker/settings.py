@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, BaseModel, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ecs_worker.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-_M = TypeVar("_M", bound=BaseModel)
+_S = TypeVar("_S", bound=BaseSettings)
 
 # Names that never pass from the worker's environment into a container: they describe this machine or this
 # worker, or only a server reads them.
@@ -149,7 +149,7 @@ class WorkerSettings(BaseSettings):
     )
     work_queues: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Only take runs from this work queue of the pool (default: all); repeatable, commas in the variable.",
+        description="Only take runs from this work queue (default: all); repeatable, with commas in the variable.",
     )
     limit: int | None = Field(
         default=None,
@@ -233,7 +233,7 @@ class WorkerSettings(BaseSettings):
         return value
 
 
-def load(settings: Callable[..., _M], **given: object) -> _M:
+def load(settings: type[_S], **given: Any) -> _S:
     """Read settings; values in `given` (None: not given) win over variables.
 
     Raises UserError with one sentence that names every setting that can't be used, and where it is set.
@@ -241,7 +241,7 @@ def load(settings: Callable[..., _M], **given: object) -> _M:
     try:
         return settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        prefix = settings.model_config.get("env_prefix", "") if isinstance(settings, type) else ""
+        prefix = settings.model_config.get("env_prefix", "")
         raise UserError(" ".join(_sentence(prefix, dict(problem), given) for problem in error.errors())) from None
 
 

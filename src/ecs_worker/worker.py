@@ -25,6 +25,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, NoReturn
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from ecs_worker import __version__
 from ecs_worker.aws.session import Aws
@@ -45,8 +46,6 @@ from ecs_worker.ops.heartbeat import Heartbeat
 from ecs_worker.prefect_api.client import PrefectClient
 
 if TYPE_CHECKING:
-    from anyio.abc import TaskGroup
-
     from ecs_worker.lifecycle.ledger import Held
     from ecs_worker.prefect_api.schemas import FlowRun
     from ecs_worker.settings import PrefectSettings, WorkerSettings
@@ -93,7 +92,7 @@ class Worker:
         self._report = Report(api, self.ledger, self._feed, settings.report_grace_seconds)
         self.logs = Logs(aws, self._feed)
         self._watch = Watch(aws, self.ledger, self._launch, self._report, self.logs, self._feed, settings.watch_seconds)
-        self._cancel = Cancel(api, self.ledger, self._watch, settings)
+        self._cancel = Cancel(api, self.ledger, self._watch, settings, self._heartbeat)
         self.poll = Poll(api, self.ledger, settings, self._send_scheduled)
         self._adopt = Adopt(
             api, self.ledger, self._render, self._launch, self._report, self._feed, settings, self._send_held
@@ -102,7 +101,14 @@ class Worker:
     async def _live(self) -> None:
         async with anyio.create_task_group() as root:
             self._root = root
-            for loop in (self._heartbeat.run, self._feed.run, self._watch.run, self._cancel.run, self.logs.run):
+            for loop in (
+                self._heartbeat.run,
+                self._feed.run,
+                self._watch.run,
+                self._cancel.run,
+                self._cancel.listen,
+                self.logs.run,
+            ):
                 root.start_soon(loop)
             root.start_soon(self._signals)
             if self.settings.with_healthcheck:
@@ -130,7 +136,7 @@ class Worker:
     async def _run_once(self) -> None:
         """One poll, then wait for the ends and the last lines of what it gave."""
         await self.poll.once()
-        await anyio.sleep(0)  # the claims have begun, and hold their slots, after this
+        await checkpoint()  # the claims have begun, and hold their slots, after this
         while (len(self.ledger) or len(self.logs)) and not self.stopping.is_set():
             with anyio.move_on_after(1.0):
                 await self.stopping.wait()

@@ -35,20 +35,20 @@ def _option(name: str, *flags: str) -> Any:
     return typer.Option(*(flags or (f"--{name.replace('_', '-')}",)), help=text, show_default=False)
 
 
-@app.callback()
-def _common(
-    version: Annotated[
-        bool,
-        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=lambda v: _version(v)),
-    ] = False,
-) -> None:
-    """Runs Prefect flow runs as AWS ECS tasks."""
-
-
 def _version(asked: bool) -> None:
     if asked:
         typer.echo(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version),
+    ] = False,
+) -> None:
+    """Runs Prefect flow runs as AWS ECS tasks."""
 
 
 @app.command()
@@ -96,6 +96,28 @@ def start(
     from ecs_worker.worker import Worker  # noqa: PLC0415 - likewise, and it is most of the start-up time
 
     _run(anyio.run, Worker(settings, prefect).run)
+
+
+@app.command()
+def health(
+    health_address: Annotated[
+        str,
+        typer.Option("--health-address", envvar="ECS_WORKER_HEALTH_ADDRESS", help="HOST:PORT of the health server."),
+    ] = "127.0.0.1:8080",
+) -> None:
+    """Ask a worker that runs with --with-healthcheck how it is. Exit code 1 if it is unwell: for container checks."""
+    import urllib.error  # noqa: PLC0415 - as below
+    import urllib.request  # noqa: PLC0415 - `--help` needs none of this
+
+    try:
+        with urllib.request.urlopen(f"http://{health_address}/health", timeout=4) as answer:
+            typer.echo(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        typer.echo(error.read().decode())
+        raise typer.Exit(1) from None
+    except OSError as error:
+        typer.echo(f"No worker answers at {health_address}: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 def _run(run: Any, *arguments: Any) -> None:

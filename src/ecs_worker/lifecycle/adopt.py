@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from enum import Enum
 from typing import TYPE_CHECKING
 
 import anyio
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from ecs_worker.lifecycle.launch import Launch
     from ecs_worker.lifecycle.ledger import Ledger
     from ecs_worker.lifecycle.render import Render
+    from ecs_worker.lifecycle.report import Report
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.prefect_api.schemas import FlowRun, RunState
     from ecs_worker.settings import WorkerSettings
@@ -44,14 +44,6 @@ SECONDS = 60.0  # between two looks
 OURS = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 SETTLE = 30.0  # seconds a claim without a task is left alone: its worker may be about to launch
 AT_ONCE = 10  # runs taken up at the same time
-
-
-class Origin(Enum):
-    """What a run that nobody seems to hold has."""
-
-    TASK = "task"  # a task identifier
-    CLAIM = "claim"  # a claim id and no task that is known
-    FOREIGN = "foreign"  # neither: not the work of an ECS worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +80,7 @@ class Adopt:
         ledger: Ledger,
         render: Render,
         launch: Launch,
+        report: Report,
         feed: Feed,
         settings: WorkerSettings,
         send: Callable[[Held], None],
@@ -96,6 +89,7 @@ class Adopt:
         self._ledger = ledger
         self._render = render
         self._launch = launch
+        self._report = report
         self._feed = feed
         self._settings = settings
         self._send = send
@@ -162,10 +156,10 @@ class Adopt:
         cluster, _, arn = run.infrastructure_pid.partition("::")
         held = self._held(run, claim)
         request = await self._render.once(held.run)
-        held.placement = request.placement_in(cluster)
+        held.placement = replace(request.placement, cluster=cluster)
+        held.identifier_written = True
         self._take(held, TaskFacts(arn=arn))
         held.identifier = run.infrastructure_pid
-        held.identifier_written = True
 
     async def _find_or_launch(self, run: FlowRun, claim: Claimed) -> None:
         held = self._held(run, claim)
@@ -174,10 +168,25 @@ class Adopt:
         task = await self._launch.find(held)
         if task is not None:
             self._take(held, task)
-        elif run.state_type is StateType.PENDING and claim.worker is not None:
-            log.info("%s was claimed by %s and never launched: launching it.", run.name, claim.worker)
-            self._ledger.take(held)
-            self._send(held)
+            return
+        if not await self._still(run, claim):
+            return
+        self._ledger.take(held)
+        match run.state_type:
+            case StateType.PENDING:
+                log.info("%s was claimed by %s and never launched: launching it.", run.name, claim.worker)
+                self._send(held)
+            case StateType.CANCELLING:
+                await self._report.cancel(held)
+            case _:
+                await self._report.crash(held, "Its worker died, and ECS knows no task of it (any more).")
+
+    async def _still(self, run: FlowRun, claim: Claimed) -> bool:
+        """Whether the run is as it was when it was listed, an instant ago: not ended, given back, or taken."""
+        if claim.worker is None or run.id in self._ledger:
+            return False
+        now = await self._api.read_run(run.id)
+        return now is not None and now.state_id == run.state_id and run.id not in self._ledger
 
     def _take(self, held: Held, task: TaskFacts) -> None:
         self._ledger.take(held)

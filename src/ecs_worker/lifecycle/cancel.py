@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import anyio
 
 from ecs_worker.errors import PrefectError
 from ecs_worker.model import Phase
+from ecs_worker.prefect_api.events import cancelling_runs
 from ecs_worker.prefect_api.schemas import StateType
 
 if TYPE_CHECKING:
     from ecs_worker.lifecycle.ledger import Held, Ledger
+    from ecs_worker.lifecycle.render import Surroundings
     from ecs_worker.lifecycle.watch import Watch
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.settings import WorkerSettings
@@ -30,11 +33,14 @@ WHY = "It was cancelled."
 class Cancel:
     """Looks for cancelled runs among the held ones."""
 
-    def __init__(self, api: PrefectClient, ledger: Ledger, watch: Watch, settings: WorkerSettings) -> None:
+    def __init__(
+        self, api: PrefectClient, ledger: Ledger, watch: Watch, settings: WorkerSettings, surroundings: Surroundings
+    ) -> None:
         self._api = api
         self._ledger = ledger
         self._watch = watch
         self._settings = settings
+        self._surroundings = surroundings
 
     async def run(self) -> None:
         """Look for ever, every `cancel_seconds`; nothing is asked while nothing is held."""
@@ -45,12 +51,23 @@ class Cancel:
             except PrefectError as error:
                 log.warning("Cancelled runs can't be read now: %s", error)
 
+    async def listen(self) -> None:
+        """Hear of cancelled runs by the server's event stream, where it has one."""
+        async with aclosing(cancelling_runs(self._api, self._surroundings.pool.id)) as cancelled:
+            async for run_id in cancelled:
+                if (held := self._ledger.get(run_id)) is not None:
+                    held.cancelling_since = held.cancelling_since or time.monotonic()
+                    await self._stop_due()
+
     async def once(self) -> None:
         """One look. Raises PrefectError."""
         if len(self._ledger):
             for run in await self._api.runs(pool=self._settings.pool, states=(StateType.CANCELLING,)):
                 if (held := self._ledger.get(run.id)) is not None:
                     held.cancelling_since = held.cancelling_since or time.monotonic()
+        await self._stop_due()
+
+    async def _stop_due(self) -> None:
         for held in self._ledger:
             if self._due(held):
                 await self._watch.stop(held, WHY)

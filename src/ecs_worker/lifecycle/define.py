@@ -61,7 +61,7 @@ class Define:
         self, target: AwsTarget, definition: Mapping[str, Any], digest: str, newest: int
     ) -> str:
         family = str(definition["family"])
-        ecs = self._aws.ecs(target)
+        ecs = await self._aws.ecs(target)
         async with self._families[target.key, family]:
             for arn in await ecs.newest_revisions(family, newest):
                 found = await ecs.describe_definition(arn)

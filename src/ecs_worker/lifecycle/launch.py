@@ -10,6 +10,7 @@ The crash windows:
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -108,7 +109,7 @@ class Launch:
         Raises AwsError. A task that has been stopped for more than an hour is not found.
         """
         assert held.placement is not None, "without a placement there is nowhere to look"
-        ecs = self._aws.ecs(held.placement.target)
+        ecs = await self._aws.ecs(held.placement.target)
         cluster = held.placement.cluster
         arns: list[str] = []
         for status in ("RUNNING", "STOPPED"):
@@ -166,7 +167,7 @@ class Launch:
     async def _run_task(self, held: Held, request: LaunchRequest) -> TaskFacts:
         arn = await self._define.once(request)
         run = held.run
-        ecs = self._aws.ecs(request.placement.target)
+        ecs = await self._aws.ecs(request.placement.target)
         asked: dict[str, Any] = {
             **request.run_task,
             "taskDefinition": arn,
@@ -208,7 +209,7 @@ class Launch:
             return
         held.identifier_written = True
         if not written:
-            held.cancelling_since = held.cancelling_since or anyio.current_time()  # deleted: nobody wants the task
+            held.cancelling_since = held.cancelling_since or time.monotonic()  # deleted: nobody wants the task
 
     async def _write_labels(self, held: Held) -> None:
         labels = {"prefect.worker.name": self._worker, "prefect.worker.type": "ecs"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import anyio
@@ -97,7 +98,7 @@ class Logs:
     async def _read(self, tail: Tail) -> None:
         async with self._limiter:
             try:
-                logs = self._aws.logs(tail.target)
+                logs = await self._aws.logs(tail.target)
                 while True:
                     events, token = await logs.get_log_events(tail.stream.group, tail.name, token=tail.token)
                     self._pass_on(tail, events)
@@ -121,5 +122,5 @@ class Logs:
                     event.message,
                     level=logging.INFO,
                     logger=f"ecs.{tail.stream.container}",
-                    timestamp=event.timestamp,
+                    timestamp=datetime.fromtimestamp(event.timestamp / 1000, UTC),
                 )

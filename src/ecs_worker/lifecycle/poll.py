@@ -60,7 +60,7 @@ class Poll:
             return True
         before = datetime.now(UTC) + timedelta(seconds=self._settings.prefetch_seconds)
         found = await self._api.scheduled_runs(
-            self._settings.pool, queues=self._settings.work_queues or None, before=before, limit=free
+            self._settings.pool, queues=self._settings.work_queues, before=before, limit=free
         )
         self.last = time.monotonic()
         fresh = [run for run in found if run.id not in self._ledger]
@@ -73,9 +73,9 @@ class Poll:
             return await self.once()
         except PrefectNotFound:
             queues = f", or a queue of {', '.join(self._settings.work_queues)}," if self._settings.work_queues else ""
-            log.error(
-                "The work pool %r%s does not exist: create it; the worker goes on asking.", self._settings.pool, queues
-            )  # noqa: TRY400, E501 - the traceback says nothing more
+            log.warning(
+                "The work pool %s%s does not exist: create it; the worker asks on.", self._settings.pool, queues
+            )
         except PrefectError as error:
             log.warning("Scheduled runs can't be read now: %s", error)
         return False

@@ -7,7 +7,6 @@ with a stopped task, and `adopt` brings it here again.
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum

@@ -10,6 +10,7 @@ import logging
 import time
 from collections import defaultdict
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import anyio
@@ -68,9 +69,9 @@ class Watch:
     async def once(self) -> None:
         """Describe every task once, stop those that have run out of time, and report what has ended."""
         async with anyio.create_task_group() as sweeps:
-            for (target, cluster), held in self._by_cluster().items():
-                for start in range(0, len(held), PER_CALL):
-                    sweeps.start_soon(self._describe, target, cluster, held[start : start + PER_CALL])
+            for (target, cluster), watched in self._by_cluster().items():
+                for start in range(0, len(watched), PER_CALL):
+                    sweeps.start_soon(self._describe, target, cluster, watched[start : start + PER_CALL])
         for held in self._ledger:
             if held.task is not None and not held.identifier_written:
                 await self._launch.write_identifier(held)
@@ -89,7 +90,7 @@ class Watch:
     async def _describe(self, target: AwsTarget, cluster: str, chunk: Sequence[Held]) -> None:
         by_arn = {held.task.arn: held for held in chunk if held.task is not None}
         try:
-            ecs = self._aws.ecs(target)
+            ecs = await self._aws.ecs(target)
             tasks, failures = await ecs.describe_tasks(cluster, list(by_arn))
         except EcsWorkerError as error:
             log.warning("%d tasks of cluster %s can't be described now: %s", len(chunk), cluster or "default", error)
@@ -136,7 +137,7 @@ class Watch:
         if held.task is None or held.placement is None or held.phase is Phase.STOPPED or held.stop_reason:
             return
         try:
-            ecs = self._aws.ecs(held.placement.target)
+            ecs = await self._aws.ecs(held.placement.target)
             await ecs.stop_task(held.placement.cluster, held.task.arn, f"Prefect flow run {held.run.run_id}: {why}")
         except AwsError as error:
             log.warning("%s: its task can't be stopped yet: %s", held.run.name, error)
@@ -146,12 +147,16 @@ class Watch:
 
 
 def overdue(held: Held) -> str:
-    """Why the task has had its time, or empty."""
-    placement = held.placement
-    if placement is None:
+    """Why the task has had its time, or empty. ECS's own times count: a new worker may have adopted the task."""
+    placement, task = held.placement, held.task
+    if placement is None or task is None:
         return ""
-    if held.phase is Phase.STARTING and placement.start_timeout and held.in_phase_for > placement.start_timeout:
+    if held.phase is Phase.STARTING and placement.start_timeout and _age(task.created_at) > placement.start_timeout:
         return f"It did not start within {placement.start_timeout:.0f} s (task_start_timeout_seconds)."
-    if held.phase is Phase.RUNNING and placement.max_runtime and held.in_phase_for > placement.max_runtime:
+    if held.phase is Phase.RUNNING and placement.max_runtime and _age(task.started_at) > placement.max_runtime:
         return f"It ran for more than {placement.max_runtime:.0f} s (max_runtime_seconds)."
     return ""
+
+
+def _age(moment: datetime | None) -> float:
+    return (datetime.now(UTC) - moment).total_seconds() if moment is not None else 0.0

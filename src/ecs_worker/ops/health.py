@@ -72,7 +72,7 @@ async def serve(worker: Observed) -> None:
     """Serve until cancelled. Raises UserError if the address can't be had."""
     started = time.monotonic()
     registry = CollectorRegistry()
-    registry.register(_Metrics(worker))  # type: ignore[arg-type] # a collector is what has collect()
+    registry.register(_Metrics(worker))
 
     async def health(_: web.Request) -> web.Response:
         good = healthy(worker, time.monotonic(), started)

@@ -84,7 +84,7 @@ class Heartbeat:
                 await self._beat()
                 self._pool = await self._api.read_pool(self._settings.pool) or self._pool
             except PrefectNotFound:
-                log.error("The work pool %r does not exist any more.", self._settings.pool)  # noqa: TRY400 - no use
+                log.warning("The work pool %s does not exist any more.", self._settings.pool)
             except PrefectError as error:
                 log.warning("The heartbeat did not reach the Prefect API: %s", error)
 
@@ -131,7 +131,7 @@ def read_template(path: Path | None) -> Mapping[str, Any] | None:
     if path is None:
         return None
     try:
-        template = json.loads(path.read_text(encoding="utf-8"))
+        template: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"--base-job-template {path} can't be read: {error.strerror}.") from None
     except ValueError as error:

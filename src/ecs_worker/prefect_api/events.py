@@ -15,7 +15,7 @@ import aiohttp
 from aiohttp import WSCloseCode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, Mapping
     from typing import Any
 
     from ecs_worker.prefect_api.client import PrefectClient
@@ -40,7 +40,7 @@ class _Unsupported(Exception):
     """The server has no event stream for us."""
 
 
-async def cancelling_runs(api: PrefectClient, pool_id: UUID) -> AsyncIterator[UUID]:
+async def cancelling_runs(api: PrefectClient, pool_id: UUID) -> AsyncGenerator[UUID]:
     """The id of each run of the pool that becomes Cancelling, while the worker runs; an id may repeat.
 
     Connections that break are made again, after pauses of up to 30 s, and what was missed is sent again. It ends

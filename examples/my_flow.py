@@ -1,0 +1,23 @@
+"""A flow as you would write it: nothing in it knows about ECS."""
+
+import time
+
+from prefect import flow, get_run_logger, task
+
+
+@task
+def count_words(text: str) -> int:
+    """Something worth a task."""
+    return len(text.split())
+
+
+@flow
+def my_flow(text: str = "a flow run is an ECS task", seconds: float = 1.0) -> int:
+    """Log, work for a while, return a result."""
+    logger = get_run_logger()
+    logger.info("Counting the words of %r", text)
+    print(f"This line goes to the container's output: {text}", flush=True)
+    time.sleep(seconds)
+    words = count_words(text)
+    logger.info("Counted %d words", words)
+    return words

@@ -11,7 +11,6 @@ import os
 import uuid
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -21,12 +20,13 @@ from aiobotocore.session import AioSession
 from botocore import UNSIGNED
 from botocore.credentials import CredentialProvider
 from botocore.exceptions import (
+    BotoCoreError,
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
     RefreshWithMFAUnsupportedError,
 )
-from botocore.utils import parse_timestamp
+from botocore.loaders import create_loader
 
 from ecs_worker import __version__
 from ecs_worker.aws.ec2 import Ec2
@@ -63,6 +63,7 @@ class Aws:
         self._limits = limits or Limits()
         self._stack = AsyncExitStack()
         self._sessions: dict[str, AioSession] = {}
+        self._models: Any = None  # botocore's service models, parsed once for all sessions
         self._services: dict[tuple[str, AwsTarget], Service] = {}
         self._making: dict[tuple[str, AwsTarget], asyncio.Lock] = {}
 
@@ -123,16 +124,27 @@ class Aws:
         return service
 
     async def _client(self, name: str, target: AwsTarget) -> Any:
-        parameters = _client_parameters(name, target.credentials)
-        made = self._session(target.credentials).create_client(name, region_name=target.region, **parameters)
-        client = await self._stack.enter_async_context(made)
+        session = self._session(target.credentials)
+        await asyncio.to_thread(self._models.load_service_model, name, "service-2")  # reads hundreds of paths
+        try:
+            parameters = _client_parameters(name, target.credentials)
+            made = session.create_client(name, region_name=target.region, **parameters)
+            client = await self._stack.enter_async_context(made)
+        except (TypeError, ValueError) as error:  # what botocore raises for unknown options and bad URLs
+            if isinstance(error, BotoCoreError):
+                raise
+            raise UserError(
+                f"The AWS settings can't be used: {error}. Correct AWS_ENDPOINT_URL, or the aws-credentials block."
+            ) from None
         client.meta.events.register("response-received", partial(_slow_down, self._limits, target))
         return client
 
     def _session(self, credentials: AwsCredentials | None) -> AioSession:
         key = credentials.fingerprint if credentials else ""
         if key not in self._sessions:
-            self._sessions[key] = _new_session(credentials)
+            if self._models is None:
+                self._models = create_loader(AioSession().get_config_variable("data_path"))
+            self._sessions[key] = _new_session(credentials, self._models)
         return self._sessions[key]
 
 
@@ -145,22 +157,22 @@ def _slow_down(limits: Limits, target: AwsTarget, event_name: str, parsed_respon
             bucket.penalise()
 
 
-def _new_session(credentials: AwsCredentials | None) -> AioSession:
-    session = _plain_session(credentials)
+def _new_session(credentials: AwsCredentials | None, models: Any) -> AioSession:
+    session = _plain_session(credentials, models)
     if credentials is None or not credentials.assume_role_arn:
         return session
     role = _AssumedRole(session, credentials.assume_role_arn, credentials.assume_role_kwargs)
-    assumed = _plain_session(AwsCredentials(profile_name=credentials.profile_name))
+    assumed = _plain_session(AwsCredentials(profile_name=credentials.profile_name), models)
     assumed.get_component("credential_provider").providers.insert(0, role)
     return assumed
 
 
-def _plain_session(credentials: AwsCredentials | None) -> AioSession:
+def _plain_session(credentials: AwsCredentials | None, models: Any) -> AioSession:
     session = AioSession(profile=credentials.profile_name if credentials else None)
+    session.register_component("data_loader", models)
     # botocore reads AWS_DEFAULT_REGION and the profile only; ECS and Lambda set AWS_REGION.
     if not session.get_config_variable("region") and (region := os.environ.get("AWS_REGION")):
         session.set_config_variable("region", region)
-    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=utc)
     session.set_default_client_config(_config(session))
     if credentials and (credentials.access_key_id or credentials.secret_access_key):
         if not (credentials.access_key_id and credentials.secret_access_key):
@@ -232,11 +244,3 @@ def _client_parameters(service: str, credentials: AwsCredentials | None) -> dict
         unsigned = config.get("signature_version") == "unsigned"
         known["config"] = AioConfig(**{**config, **({"signature_version": UNSIGNED} if unsigned else {})})
     return known
-
-
-def utc(value: object) -> datetime:
-    """A timestamp of a JSON answer. Almost all are numbers, which botocore itself turns into local time, slowly."""
-    if isinstance(value, (int, float)):
-        return datetime.fromtimestamp(value, UTC)
-    parsed: datetime = parse_timestamp(value)
-    return parsed

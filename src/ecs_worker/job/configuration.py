@@ -1,0 +1,391 @@
+"""From a base job template and job variables to a validated job configuration, and to one run's env, labels, name.
+
+render_configuration → (template.resolve_blocks, resolve_variables) → JobConfiguration.load → prepare
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import TypedDict
+
+from ecs_worker.errors import JobInvalid
+from ecs_worker.job.template import UNSET, apply_values
+from ecs_worker.model import AwsCredentials, AwsTarget, ClaimedRun, Output
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+    from typing import Self
+    from uuid import UUID
+
+DEFAULT_COMMAND = "prefect flow-run execute"
+# Field names whose values never stand in a message.
+_SECRET = re.compile(r"secret|token|key|passw|auth|credential|env", re.IGNORECASE)
+
+
+def merge_job_variables(deployment: Mapping[str, Any] | None, run: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The deployment's job variables with the run's on top; only `env` merges, if the deployment's is a dict."""
+    merged = {**(deployment or {})}
+    for name, value in (run or {}).items():
+        if name == "env" and isinstance(merged.get("env"), dict) and isinstance(value, dict | None):
+            merged["env"] = merged["env"] | (value or {})
+        else:
+            merged[name] = value
+    return merged
+
+
+def origins(
+    base_job_template: Mapping[str, Any], deployment: Mapping[str, Any] | None, run: Mapping[str, Any] | None
+) -> dict[str, str]:
+    """Where each job variable's value comes from, in words for messages."""
+    properties = base_job_template.get("variables", {}).get("properties", {})
+    found = {name: "the work pool's default" for name, schema in properties.items() if _default(schema) is not None}
+    for source, variables in (("the deployment", deployment), ("the flow run", run)):
+        found |= {name.split(".")[0]: f"{source}'s job variables" for name in variables or {}}
+    return found
+
+
+def render_configuration(
+    base_job_template: Mapping[str, Any], job_variables: Mapping[str, Any], environ: Mapping[str, str]
+) -> dict[str, Any]:
+    """The template's `job_configuration` with pool defaults and `job_variables` put in; blocks and variables stay.
+
+    `environ` is what `{{ $NAME }}` reads. Arguments are not changed, but the result shares values with them.
+    Raises JobInvalid if the template is malformed or variables can't be merged.
+    """
+    configuration = base_job_template.get("job_configuration")
+    schema = base_job_template.get("variables")
+    if not isinstance(configuration, dict) or not isinstance(schema, dict):
+        raise JobInvalid(
+            ["The work pool's base job template has no job_configuration or no variables; reset it to the default."]
+        )
+    properties = schema.get("properties") or {}
+    defaults = {name: _default(prop) for name, prop in properties.items() if _default(prop) is not None}
+    variables = defaults | _expand_dotted(job_variables)
+    # `env` alone merges: template < pool defaults < job variables.
+    configuration = dict(configuration)
+    if defaults.get("env"):
+        template_env = configuration.get("env")
+        configuration["env"] = (template_env if isinstance(template_env, dict) else {}) | _env(defaults["env"])
+    if isinstance(configuration.get("env"), dict) and variables.get("env"):
+        configuration["env"] = configuration["env"] | _env(variables["env"])
+    rendered: dict[str, Any] = apply_values(configuration, variables, environ)
+    return rendered
+
+
+def _default(schema: Any) -> Any:
+    return schema.get("default") if isinstance(schema, dict) else None
+
+
+def _env(value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    raise JobInvalid([f"env is a {type(value).__name__}, not a mapping of names to values; write {{NAME: value}}."])
+
+
+def _expand_dotted(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"env.FOO": "x"}` as `{"env": {"FOO": "x"}}`; dicts given plainly merge over that, other values replace it."""
+    expanded: dict[str, Any] = {}
+    for name, value in variables.items():
+        if "." not in name:
+            continue
+        *parents, last = name.replace("[", ".").replace("]", "").split(".")
+        target = expanded
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise JobInvalid([f"The job variable {name!r} and another set the same value; remove one of them."])
+        target[last] = value
+    for name, value in variables.items():
+        if "." not in name:
+            both = isinstance(expanded.get(name), dict) and isinstance(value, dict)
+            expanded[name] = deep_merge(expanded[name], value) if both else value
+    return expanded
+
+
+def deep_merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`; dicts merge, anything else (lists too) replaces."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = deep_merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _text(value: Any) -> Any:
+    """Numbers and flags as Prefect writes them in `env`: `str(value)`."""
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _texts(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: None if item is None else str(item) for key, item in value.items()}
+
+
+def _items(key: str) -> BeforeValidator:
+    """ECS's list of objects, from the mapping that a placeholder may have put in its place."""
+
+    def items(value: Any) -> Any:
+        return [{key: k, "value": v} for k, v in value.items()] if isinstance(value, dict) else value or []
+
+    return BeforeValidator(items)
+
+
+_Text = Annotated[str | None, BeforeValidator(lambda value: _text(value) or None)]
+_Texts = Annotated[dict[str, str | None], BeforeValidator(_texts)]
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+_Object = dict[str, Any]
+_Environment = Annotated[list[_Object], _items("name")]
+
+if TYPE_CHECKING:
+    _Definition = dict[str, Any]
+    _RunTask = dict[str, Any]
+else:
+    # The shape of what this package reads in the templates' ECS requests; everything else passes through unread.
+    class _Container(TypedDict, total=False, extra_items=Any):
+        environment: _Environment
+        secrets: list[_Object] | None
+        logConfiguration: _Object | None
+
+    class _Definition(TypedDict, total=False, extra_items=Any):
+        containerDefinitions: list[_Container] | None
+
+    class _Overrides(TypedDict, total=False, extra_items=Any):
+        containerOverrides: list[_Container] | None
+
+    class _RunTask(TypedDict, total=False, extra_items=Any):
+        overrides: _Overrides | None
+        tags: Annotated[list[_Object], _items("key")]
+        capacityProviderStrategy: list[_Object] | None
+
+
+class JobConfiguration(BaseModel):
+    """One run's job, rendered and valid. Takes what the templates of prefect-aws 0.4 … 0.7 and ours produce.
+
+    Keys it doesn't know are left out; a null means the field's default. Times are in seconds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    command: _Text = None
+    env: _Texts = Field(default={}, repr=False)
+    labels: _Texts = Field(default={})
+    name: _Text = None
+    aws_credentials: dict[str, Any] = Field(default={}, repr=False)
+    task_definition: _Definition = Field(default={}, repr=False)
+    task_run_request: _RunTask = Field(default={}, repr=False)
+    configure_cloudwatch_logs: bool = False
+    cloudwatch_logs_options: _Texts = Field(default={})
+    cloudwatch_logs_prefix: _Text = None
+    network_configuration: dict[str, Any] = Field(default={})
+    stream_output: bool = False
+    task_start_timeout_seconds: _Seconds = 0
+    task_watch_poll_interval: _Seconds = 0
+    auto_deregister_task_definition: bool = False
+    vpc_id: _Text = None
+    container_name: _Text = None
+    cluster: _Text = None
+    match_latest_revision_in_family: bool = False
+    prefect_api_key_secret_arn: _Text = None
+    prefect_api_auth_string_secret_arn: _Text = None
+    execution_role_arn: _Text = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_default(cls, data: Any) -> Any:
+        return {key: value for key, value in data.items() if value is not None}
+
+    @classmethod
+    def load(cls, rendered: Mapping[str, Any], came_from: Mapping[str, str] | None = None) -> Self:
+        """Validate a rendered and resolved job configuration.
+
+        `came_from` is `origins(…)`. Raises JobInvalid with every problem found.
+        """
+        try:
+            return cls.model_validate(rendered)
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_context=False)
+        raise JobInvalid([_sentence(problem, rendered, came_from or {}) for problem in problems])
+
+    @property
+    def target(self) -> AwsTarget:
+        """The account and Region, from the `aws-credentials` block's data."""
+        data = {key: value for key, value in self.aws_credentials.items() if value}
+        credentials = AwsCredentials(
+            access_key_id=data.get("aws_access_key_id"),
+            secret_access_key=data.get("aws_secret_access_key"),
+            session_token=data.get("aws_session_token"),
+            profile_name=data.get("profile_name"),
+            assume_role_arn=data.get("assume_role_arn"),
+            assume_role_kwargs=_given(data.get("assume_role_kwargs", {})),
+            client_parameters=_given(data.get("aws_client_parameters", {}), use_ssl=True),
+        )
+        # A block that only names a Region, or nothing, means the worker's own credentials.
+        return AwsTarget(None if credentials == AwsCredentials() else credentials, data.get("region_name"))
+
+    @property
+    def reused_definition(self) -> str | None:
+        """The ARN or family of the task definition to use as it is, if the job names one."""
+        return self.task_run_request.get("taskDefinition") or None
+
+    @property
+    def output(self) -> Output:
+        """Where the container's CloudWatch lines are repeated."""
+        return Output.WORKER if self.stream_output else Output.NOWHERE
+
+    @property
+    def start_timeout(self) -> float | None:
+        """How long the task may take to reach RUNNING; None: as long as it wants (0, as newer templates say)."""
+        return self.task_start_timeout_seconds or None
+
+
+def _given(values: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
+    """Without what is null or says what is so anyway."""
+    return {key: value for key, value in values.items() if value is not None and value != defaults.get(key)}
+
+
+def _sentence(problem: Any, rendered: Mapping[str, Any], came_from: Mapping[str, str]) -> str:
+    path = [str(part) for part in problem["loc"]]
+    name = path[0] if path else "The job configuration"
+    value: Any = rendered
+    for part in problem["loc"]:
+        value = value.get(part) if isinstance(value, dict) else None
+    shown = "" if value is None or any(map(_SECRET.search, path)) else f" is {_short(value)}"
+    origin = f" (from {came_from[name]})" if name in came_from else ""
+    reason = str(problem["msg"])
+    return f"{'.'.join(path) or name}{shown}{origin}: {reason[0].lower()}{reason[1:]}; change it or leave it out."
+
+
+def _short(value: Any) -> str:
+    """A value in a message: a dict or list only by its type, as it may hold anything."""
+    return f"a {type(value).__name__}" if isinstance(value, dict | list) else repr(value)[:80]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDefaults:
+    """What the worker's own options give where the pool, the deployment and the run say nothing."""
+
+    cluster: str | None = None
+    launch_type: str | None = None
+    task_role_arn: str | None = None
+    execution_role_arn: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRunContext:
+    """What is known about a run beside its job: who runs what, and where.
+
+    `inherited_env` are the worker's PREFECT_ settings. `server_version` may be empty: unknown. `region` is where
+    the task runs. `flow` and `run.document` are what `{{ ctx.flow.* }}` and `{{ ctx.flow_run.* }}` read.
+    """
+
+    run: ClaimedRun
+    flow_name: str
+    pool_id: UUID
+    pool_name: str
+    worker_name: str
+    region: str
+    server_version: str = ""
+    worker_id: UUID | None = None
+    deployment_name: str | None = None
+    deployment_updated: datetime | None = None
+    flow: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    inherited_env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    defaults: WorkerDefaults = WorkerDefaults()
+    python_version: str = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What one run's container gets. `unset` are the variables that the job's env sets to null."""
+
+    command: str
+    name: str
+    env: Mapping[str, str] = field(repr=False)
+    labels: Mapping[str, str]
+    unset: frozenset[str]
+
+
+def prepare(configuration: JobConfiguration, context: FlowRunContext) -> Prepared:
+    """Command, name, env and labels of one run, in the peer's order; the job's own values win.
+
+    env: inherited PREFECT_ settings < the worker's defaults < the run's identity < the job's env. A null unsets.
+    A variable that a secret provides is left out: ECS refuses both.
+    """
+    env: dict[str, str | None] = {
+        **context.inherited_env,
+        **context.defaults.env,
+        **_identity_env(context),
+        **configuration.env,
+    }
+    from_secrets = set()
+    if configuration.prefect_api_key_secret_arn:
+        from_secrets.add("PREFECT_API_KEY")
+    if configuration.prefect_api_auth_string_secret_arn:
+        from_secrets.add("PREFECT_API_AUTH_STRING")
+    labels = {**context.defaults.labels, **_identity_labels(context), **configuration.labels}
+    return Prepared(
+        command=configuration.command or DEFAULT_COMMAND,
+        name=_name(configuration, context),
+        env={name: value for name, value in env.items() if value is not None and name not in from_secrets},
+        labels={key: value for key, value in labels.items() if value is not None},
+        unset=frozenset(name for name, value in configuration.env.items() if value is None) | from_secrets,
+    )
+
+
+def _name(configuration: JobConfiguration, context: FlowRunContext) -> str:
+    if not configuration.name:
+        return context.run.name
+    flow = {"id": str(context.run.flow_id), "name": context.flow_name, **context.flow}
+    flow_run = {"id": str(context.run.run_id), "name": context.run.name, **context.run.document}
+    rendered = apply_values(configuration.name, {"ctx": {"flow": flow, "flow_run": flow_run}}, {})
+    return context.run.name if rendered is UNSET or not rendered else str(rendered)
+
+
+def _identity_env(context: FlowRunContext) -> dict[str, str]:
+    run = context.run
+    env = {
+        "PREFECT__FLOW_RUN_ID": str(run.run_id),
+        "PREFECT__WORKER_NAME": context.worker_name,
+        "PREFECT__FLOW_ID": str(run.flow_id),
+        "PREFECT__FLOW_NAME": context.flow_name,
+    }
+    if context.worker_id:
+        env["PREFECT__WORKER_ID"] = str(context.worker_id)
+    if run.deployment_id:
+        env["PREFECT__DEPLOYMENT_ID"] = str(run.deployment_id)
+    if context.deployment_name:
+        env["PREFECT__DEPLOYMENT_NAME"] = context.deployment_name
+    return env
+
+
+def _identity_labels(context: FlowRunContext) -> dict[str, str]:
+    run = context.run
+    labels = {
+        "prefect.io/flow-run-id": str(run.run_id),
+        "prefect.io/flow-run-name": run.name,
+        "prefect.io/work-pool-name": context.pool_name,
+        "prefect.io/work-pool-id": str(context.pool_id),
+        "prefect.io/worker-name": context.worker_name,
+        "prefect.io/flow-id": str(run.flow_id),
+        "prefect.io/flow-name": context.flow_name,
+    }
+    if context.server_version:
+        labels["prefect.io/version"] = context.server_version
+    if run.deployment_id and context.deployment_name:
+        labels["prefect.io/deployment-id"] = str(run.deployment_id)
+        labels["prefect.io/deployment-name"] = context.deployment_name
+        if context.deployment_updated:
+            labels["prefect.io/deployment-updated"] = context.deployment_updated.astimezone(UTC).isoformat()
+    return labels

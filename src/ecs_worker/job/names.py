@@ -1,0 +1,39 @@
+"""Names that ECS accepts, made from names that users gave."""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+
+# RegisterTaskDefinition: families and container names are up to 255 letters, digits, underscores and hyphens.
+LONGEST_NAME = 255
+# RunTask, Tag: limits of keys and values.
+LONGEST_TAG_KEY = 128
+LONGEST_TAG_VALUE = 256
+
+_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]+")
+_NOT_IN_TAGS = re.compile(r"[^a-zA-Z0-9_./=+:@-]")
+
+
+def ecs_name(text: str) -> str:
+    """`text` as a family or container name. A valid name stays as it is; letters keep their case."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return _NOT_IN_NAMES.sub("-", plain)[:LONGEST_NAME]
+
+
+def generated_family(pool_name: str, owner_id: str) -> str:
+    """prefect-aws's name for the family of a deployment (or a flow without one) in a pool.
+
+    Of a name that is too long, the pool's part is cut, so that two deployments never share a family.
+    """
+    longest_pool = LONGEST_NAME - len(f"prefect__{owner_id}")
+    return f"prefect_{ecs_name(pool_name)[:longest_pool]}_{owner_id}"
+
+
+def tag_text(text: object, longest: int) -> str:
+    """`text` as a tag's key or value, as prefect-aws writes it: other characters become single hyphens."""
+    slug = unicodedata.normalize("NFKC", re.sub(r"'+", "-", str(text)))
+    slug = unicodedata.normalize("NFKC", re.sub(r"&(#?\w+);", lambda match: html.unescape(match[0]), slug))
+    slug = re.sub(r"(?<=\d),(?=\d)", "", slug.replace("'", ""))
+    return re.sub(r"-{2,}", "-", _NOT_IN_TAGS.sub("-", slug)).strip("-")[:longest]

@@ -1,0 +1,412 @@
+"""The requests of one run: RegisterTaskDefinition and RunTask, as prefect-aws sends them where it is right.
+
+Pure and deterministic: equal arguments give equal requests, so that a retry with the same clientToken never
+conflicts. Source for names, lists and defaults: prefect-aws 0.7.12; limits: the ECS API reference.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+import shlex
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ecs_worker.errors import JobInvalid
+from ecs_worker.job.configuration import prepare
+from ecs_worker.job.names import LONGEST_TAG_KEY, LONGEST_TAG_VALUE, ecs_name, generated_family, tag_text
+from ecs_worker.model import LogStream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ecs_worker.job.configuration import FlowRunContext, JobConfiguration, Prepared
+
+DEFAULT_CONTAINER = "prefect"
+DEFAULT_CPU = 1024  # CPU units
+DEFAULT_MEMORY = 2048  # MiB
+MOST_SUBNETS = 16  # RunTask, awsvpcConfiguration
+# The claim's tag on the task: like startedBy, it leads whoever finds the task to the claim.
+CLAIM_TAG = "ecs-worker/claim-id"
+
+_FARGATE_PROVIDERS = {"FARGATE", "FARGATE_SPOT"}
+_SECRETS = {
+    "PREFECT_API_KEY": "prefect_api_key_secret_arn",
+    "PREFECT_API_AUTH_STRING": "prefect_api_auth_string_secret_arn",
+}
+# Lists of objects whose order ECS heeds: earlier files and hosts win.
+_ORDERED = {"environmentFiles", "extraHosts"}
+
+
+def default_image(server_version: str, python_version: str) -> str:
+    """The Prefect image that fits the server; the newest 3.x when its version is unknown (Prefect Cloud)."""
+    release = re.match(r"\d+\.\d+\.\d+[a-z0-9.]*", server_version)
+    return f"prefecthq/prefect:{release[0]}-python{python_version}" if release else "prefecthq/prefect:3-latest"
+
+
+def flow_container_name(configuration: JobConfiguration, definition: Mapping[str, Any] | None) -> str:
+    """The container that runs the flow: as configured, else `prefect`, else the definition's first."""
+    if configuration.container_name:
+        return ecs_name(configuration.container_name)
+    for source in (configuration.task_definition, definition or {}):
+        names = [container.get("name") for container in source.get("containerDefinitions") or [] if container]
+        if DEFAULT_CONTAINER in names:
+            return DEFAULT_CONTAINER
+        if names and names[0]:
+            return ecs_name(str(names[0]))
+    return DEFAULT_CONTAINER
+
+
+# RegisterTaskDefinition ---------------------------------------------------------------------------------------
+
+
+def prepare_definition(configuration: JobConfiguration, context: FlowRunContext) -> dict[str, Any] | None:
+    """The RegisterTaskDefinition request; None when the run reuses a definition as it is.
+
+    Raises JobInvalid if the container that should run the flow is not there.
+    """
+    if configuration.reused_definition:
+        return None
+    definition = copy.deepcopy(configuration.task_definition)
+    prepared = prepare(configuration, context)
+    containers = [container for container in definition.get("containerDefinitions") or [] if _cleaned(container)]
+    for container in containers:
+        if container.get("name"):
+            container["name"] = ecs_name(str(container["name"]))
+    definition["containerDefinitions"] = containers
+    container = _flow_container(containers, flow_container_name(configuration, None))
+    container["image"] = container.get("image") or default_image(context.server_version, context.python_version)
+    _configure_logs(container, configuration, context)
+    definition["family"] = _family(definition, context)
+    if not definition.get("executionRoleArn"):
+        definition["executionRoleArn"] = configuration.execution_role_arn or context.defaults.execution_role_arn
+    _size(definition, container, fargate=runs_on_fargate(configuration, context, definition))
+    _settle_environment(container, configuration, prepared)
+    cleaned: dict[str, Any] = _cleaned(definition)
+    return cleaned
+
+
+def _flow_container(containers: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """The one so named; for the default name also the first without a name, or a new one."""
+    for container in containers:
+        if container.get("name") == name:
+            return container
+    if name != DEFAULT_CONTAINER:
+        raise JobInvalid(
+            [f"container_name is {name!r}, but the task definition has no such container; name one that it has."]
+        )
+    for container in containers:
+        if not container.get("name"):
+            container["name"] = name
+            return container
+    containers.append({"name": name})
+    return containers[-1]
+
+
+def _owner_id(context: FlowRunContext) -> str:
+    return str(context.run.deployment_id or context.run.flow_id)
+
+
+def _family(definition: Mapping[str, Any], context: FlowRunContext) -> str:
+    family = ecs_name(str(definition.get("family") or ""))
+    return family if family.strip("-") else generated_family(context.pool_name, _owner_id(context))
+
+
+def _configure_logs(container: dict[str, Any], configuration: JobConfiguration, context: FlowRunContext) -> None:
+    if not configuration.configure_cloudwatch_logs:
+        return
+    prefix = configuration.cloudwatch_logs_prefix or f"prefect-logs_{context.pool_name}_{_owner_id(context)}"
+    container["logConfiguration"] = {
+        "logDriver": "awslogs",
+        "options": {
+            "awslogs-create-group": "true",
+            "awslogs-group": "prefect",
+            "awslogs-region": context.region,
+            "awslogs-stream-prefix": prefix,
+            **configuration.cloudwatch_logs_options,
+        },
+    }
+
+
+def _size(definition: dict[str, Any], container: dict[str, Any], *, fargate: bool) -> None:
+    """Fargate wants CPU and memory of the task, other launch types of the container."""
+    cpu = definition.get("cpu") or DEFAULT_CPU
+    memory = definition.get("memory") or DEFAULT_MEMORY
+    if fargate:
+        definition |= {"cpu": cpu, "memory": memory}
+        compatibilities = list(definition.get("requiresCompatibilities") or [])
+        definition["requiresCompatibilities"] = [*compatibilities, *({"FARGATE"} - set(compatibilities))]
+        definition["networkMode"] = definition.get("networkMode") or "awsvpc"
+    else:
+        container["cpu"] = container.get("cpu") or cpu
+        container["memory"] = container.get("memory") or memory
+    for name in ("cpu", "memory"):
+        if definition.get(name):
+            definition[name] = str(definition[name])
+    for each in definition["containerDefinitions"]:
+        each |= {name: _integer(name, each[name]) for name in ("cpu", "memory") if each.get(name)}
+
+
+def _integer(name: str, value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise JobInvalid([f"{name} is {value!r}, which is no whole number; write CPU units or MiB."]) from None
+
+
+def _settle_environment(container: dict[str, Any], configuration: JobConfiguration, prepared: Prepared) -> None:
+    """Secrets win over variables of the same name, and what the job sets to null is not in the definition."""
+    container["environment"] = environment_list(_pairs(container.get("environment")), without=prepared.unset)
+    secrets = {item["name"]: item for item in container.get("secrets") or [] if item.get("name")}
+    for name, source in _SECRETS.items():
+        if arn := getattr(configuration, source):
+            secrets[name] = {"name": name, "valueFrom": arn}
+    container["secrets"] = list(secrets.values())
+
+
+def definition_digest(request: Mapping[str, Any]) -> str:
+    """Names a definition's content: SHA-256 (hex) of the request without tags.
+
+    Equal for requests that differ only in an order that ECS doesn't heed.
+    """
+    content = {key: value for key, value in request.items() if key != "tags"}
+    return hashlib.sha256(_canonical(_cleaned(content)).encode()).hexdigest()
+
+
+def _canonical(value: Any, key: str = "") -> str:
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{json.dumps(name)}:{_canonical(value[name], name)}" for name in sorted(value)) + "}"
+    if isinstance(value, list):
+        items = [_canonical(item) for item in value]
+        unordered = key == "requiresCompatibilities" or (
+            key not in _ORDERED and all(isinstance(i, dict) for i in value)
+        )
+        return "[" + ",".join(sorted(items) if unordered else items) + "]"
+    return json.dumps(value)
+
+
+# Where it runs ------------------------------------------------------------------------------------------------
+
+
+def launch_type_of(
+    configuration: JobConfiguration, context: FlowRunContext, definition: Mapping[str, Any]
+) -> str | None:
+    """The launch type to ask for; FARGATE unless the job or the definition says something else.
+
+    None: the cluster's default capacity providers, for a definition that Fargate can't run.
+    """
+    configured = configuration.task_run_request.get("launchType") or context.defaults.launch_type
+    if configured:
+        return str(configured)
+    required = set(definition.get("requiresCompatibilities") or ["FARGATE"])
+    possible = set(definition.get("compatibilities") or ["FARGATE"])  # only a described definition has it
+    return "FARGATE" if required == {"FARGATE"} and "FARGATE" in possible else None
+
+
+def runs_on_fargate(configuration: JobConfiguration, context: FlowRunContext, definition: Mapping[str, Any]) -> bool:
+    """Whether the task definition has to fit Fargate."""
+    configured = configuration.task_run_request.get("launchType") or context.defaults.launch_type
+    strategy = configuration.task_run_request.get("capacityProviderStrategy")
+    if strategy and not configured:
+        return {item.get("capacityProvider") for item in strategy} <= _FARGATE_PROVIDERS
+    return launch_type_of(configuration, context, definition) in _FARGATE_PROVIDERS
+
+
+# Network ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkNeed:
+    """What EC2 has to tell before RunTask: the subnets of `vpc_id` (None: of the default VPC).
+
+    `given` is the job's own awsvpcConfiguration; if it has subnets, they must be among those.
+    """
+
+    vpc_id: str | None
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+
+def network_need(configuration: JobConfiguration, definition: Mapping[str, Any]) -> NetworkNeed | None:
+    """What must be looked up for the task's network; None when nothing has to be."""
+    if definition.get("networkMode") != "awsvpc":
+        return None
+    given = _given_network(configuration)
+    if given.get("subnets") and not configuration.vpc_id:
+        return None
+    if not given and configuration.task_run_request.get("networkConfiguration"):
+        return None
+    return NetworkNeed(configuration.vpc_id, given)
+
+
+def network_configuration(need: NetworkNeed, subnets: Sequence[str]) -> dict[str, Any]:
+    """RunTask's `networkConfiguration`, from the subnets that the look-up found. Raises JobInvalid if they don't do."""
+    vpc = f"VPC {need.vpc_id}" if need.vpc_id else "the default VPC"
+    given = need.given.get("subnets") or []
+    strange = [subnet for subnet in given if subnet not in subnets]
+    if strange:
+        raise JobInvalid([f"network_configuration: {', '.join(strange)} not in {vpc}; mend subnets or vpc_id."])
+    if given:
+        return {"awsvpcConfiguration": dict(need.given)}
+    if not subnets:
+        remedy = "check vpc_id and the Region" if need.vpc_id else "set vpc_id, or subnets in network_configuration"
+        raise JobInvalid([f"No subnets were found in {vpc}: {remedy}."])
+    return {"awsvpcConfiguration": {"assignPublicIp": "ENABLED", **need.given, "subnets": list(subnets)[:MOST_SUBNETS]}}
+
+
+def _given_network(configuration: JobConfiguration) -> dict[str, Any]:
+    """The job's own awsvpcConfiguration; RunTask's wrapping is tolerated."""
+    given = configuration.network_configuration
+    return dict(given.get("awsvpcConfiguration", given))
+
+
+# RunTask ------------------------------------------------------------------------------------------------------
+
+
+def prepare_run_task(
+    configuration: JobConfiguration,
+    context: FlowRunContext,
+    definition: Mapping[str, Any],
+    network: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The RunTask request without taskDefinition, clientToken and startedBy.
+
+    `definition` is our own RegisterTaskDefinition request, or the description of a reused definition. `network` is
+    what `network_configuration` made of the look-up. Raises JobInvalid for a command that is no shell text.
+    """
+    request = copy.deepcopy(configuration.task_run_request)
+    request.pop("taskDefinition", None)
+    prepared = prepare(configuration, context)
+    request["cluster"] = request.get("cluster") or configuration.cluster or context.defaults.cluster
+    _choose_capacity(request, launch_type_of(configuration, context, definition))
+    given = _given_network(configuration)
+    if network:
+        request["networkConfiguration"] = dict(network)
+    elif given and definition.get("networkMode") == "awsvpc":
+        request["networkConfiguration"] = {"awsvpcConfiguration": given}
+    request["overrides"] = _overrides(request.get("overrides") or {}, configuration, context, definition, prepared)
+    request["tags"] = _tags(request.get("tags"), prepared.labels, context)
+    cleaned: dict[str, Any] = _cleaned(request)
+    return cleaned
+
+
+def _choose_capacity(request: dict[str, Any], launch_type: str | None) -> None:
+    """A capacity provider strategy excludes a launch type; FARGATE_SPOT is a provider, no launch type."""
+    request.pop("launchType", None)
+    if request.get("capacityProviderStrategy"):
+        return
+    if launch_type == "FARGATE_SPOT":
+        request["capacityProviderStrategy"] = [{"capacityProvider": "FARGATE_SPOT", "weight": 1}]
+    elif launch_type:
+        request["launchType"] = launch_type
+
+
+def _overrides(
+    given: dict[str, Any],
+    configuration: JobConfiguration,
+    context: FlowRunContext,
+    definition: Mapping[str, Any],
+    prepared: Prepared,
+) -> dict[str, Any]:
+    containers = [dict(container) for container in given.get("containerOverrides") or [] if container]
+    name = flow_container_name(configuration, definition)
+    flow = _flow_override(containers, name)
+    # What the job says about command and env holds, whatever the template puts here.
+    flow["command"] = prepared.command
+    for container in containers:
+        if isinstance(container.get("command"), str):
+            container["command"] = _words(container["command"])
+        environment = _pairs(container.get("environment"))
+        container["environment"] = (
+            environment_list({**environment, **prepared.env}, without=prepared.unset)
+            if container is flow
+            else environment_list(environment)
+        )
+        container |= {key: _integer(key, container[key]) for key in ("cpu", "memory") if container.get(key)}
+    overrides = {**given, "containerOverrides": containers}
+    for key in ("cpu", "memory"):
+        if overrides.get(key):
+            overrides[key] = str(overrides[key])
+    if not overrides.get("taskRoleArn") and not definition.get("taskRoleArn"):
+        overrides["taskRoleArn"] = context.defaults.task_role_arn
+    return overrides
+
+
+def _flow_override(containers: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """The flow container's entry among the overrides, made if it is missing; a first one without name is meant."""
+    for container in containers:
+        if container.get("name"):
+            container["name"] = ecs_name(str(container["name"]))
+    if containers and not containers[0].get("name"):
+        containers[0]["name"] = name
+    for container in containers:
+        if container.get("name") == name:
+            return container
+    containers.append({"name": name})
+    return containers[-1]
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise JobInvalid([f"command can't be split into words: {str(error).lower()}; mend its quotes."]) from None
+
+
+def environment_list(environment: Mapping[str, Any], without: Iterable[str] = ()) -> list[dict[str, str]]:
+    """ECS's form of an environment, sorted, so that it is the same whichever process builds it; nulls left out."""
+    left_out = set(without)
+    return [
+        {"name": name, "value": str(value)}
+        for name, value in sorted(environment.items())
+        if value is not None and name not in left_out
+    ]
+
+
+def _pairs(environment: Iterable[Mapping[str, Any]] | None) -> dict[str, Any]:
+    return {str(item["name"]): item.get("value") for item in environment or [] if item.get("name")}
+
+
+def _tags(given: Any, labels: Mapping[str, str], context: FlowRunContext) -> list[dict[str, str]]:
+    """The template's tags and, over them, the labels; sorted, with characters and lengths that ECS accepts."""
+    tags = {item.get("key"): item.get("value") for item in given or []}
+    texts = {
+        tag_text(key, LONGEST_TAG_KEY): tag_text("" if value is None else value, LONGEST_TAG_VALUE)
+        for key, value in {**tags, **labels, CLAIM_TAG: str(context.run.claim_id)}.items()
+    }
+    return [{"key": key, "value": value} for key, value in sorted(texts.items()) if key]
+
+
+# Logs ---------------------------------------------------------------------------------------------------------
+
+
+def log_stream(
+    configuration: JobConfiguration, definition: Mapping[str, Any], region: str | None = None
+) -> LogStream | None:
+    """Where the flow container's output is on CloudWatch Logs; None if it isn't, or can't be told.
+
+    Without `awslogs-stream-prefix` streams are named by Docker's container id, which ECS does not tell.
+    """
+    name = flow_container_name(configuration, definition)
+    for container in definition.get("containerDefinitions") or []:
+        log = container.get("logConfiguration") or {}
+        options = log.get("options") or {}
+        group, prefix = options.get("awslogs-group"), options.get("awslogs-stream-prefix")
+        if container.get("name") == name and log.get("logDriver") == "awslogs" and group and prefix:
+            return LogStream(group, prefix, name, options.get("awslogs-region") or region)
+    return None
+
+
+def _cleaned(value: Any) -> Any:
+    """Without nulls and empty texts, lists and dicts. An empty `value` (of a variable, a tag) means something."""
+    if isinstance(value, dict):
+        cleaned = {key: _cleaned(item) for key, item in value.items()}
+        return {key: item for key, item in cleaned.items() if not _empty(item) or (key == "value" and item == "")}
+    if isinstance(value, list):
+        return [item for item in map(_cleaned, value) if item is not None and item != {}]
+    return value
+
+
+def _empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str | list | dict) and not value)

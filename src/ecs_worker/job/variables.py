@@ -1,0 +1,236 @@
+"""Every job variable, once: the source of the default base job template, its form in the Prefect UI, and the docs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from ecs_worker.job.configuration import JobConfiguration
+
+
+class AwsCredentials(BaseModel):
+    """An `aws-credentials` block. Prefect's UI offers the stored ones; the job then refers to the chosen one."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "block_type_slug": "aws-credentials",
+            "block_schema_references": {},
+            "secret_fields": ["aws_secret_access_key"],
+            "additionalProperties": True,
+        },
+    )
+
+    aws_access_key_id: str | None = Field(default=None, title="AWS Access Key ID")
+    aws_secret_access_key: SecretStr | None = Field(default=None, title="AWS Access Key Secret")
+    aws_session_token: str | None = Field(default=None, title="AWS Session Token")
+    profile_name: str | None = None
+    region_name: str | None = None
+    aws_client_parameters: dict[str, Any] = Field(default_factory=dict, title="AWS Client Parameters")
+    assume_role_arn: str | None = Field(default=None, title="Assume Role ARN")
+    assume_role_kwargs: dict[str, Any] = Field(default_factory=dict, title="Assume Role Parameters")
+
+
+class CapacityProvider(BaseModel):
+    """One item of a capacity provider strategy."""
+
+    capacityProvider: str = Field(title="Capacity Provider", description="Name of the capacity provider.")  # noqa: N815 - ECS's name
+    weight: int = Field(default=0, ge=0, le=1000, description="Share of the tasks relative to the other items.")
+    base: int = Field(default=0, ge=0, le=100_000, description="Tasks that run here first; on one item only.")
+
+
+class JobVariables(BaseModel):
+    """What a work pool, a deployment or a flow run may set for an ECS job."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str | None = Field(
+        default=None,
+        title="Name",
+        description="Name of the run's infrastructure; {{ ctx.flow.* }} and {{ ctx.flow_run.* }} are filled in.",
+    )
+    env: dict[str, str | None] = Field(
+        default_factory=dict,
+        title="Environment Variables",
+        description="Set in the flow's container. null unsets a variable that the worker or the definition would set.",
+    )
+    labels: dict[str, str] = Field(
+        default_factory=dict,
+        title="Labels",
+        description="Tags of the ECS task; characters that ECS doesn't allow in tags become hyphens.",
+    )
+    command: str | None = Field(
+        default=None,
+        title="Command",
+        description="Command of the flow's container, split like a shell's words. Default: prefect flow-run execute.",
+    )
+    task_definition_arn: str | None = Field(
+        default=None,
+        title="Task Definition ARN",
+        description="ARN or family of an existing task definition, used as it is. Variables that change the task "
+        "definition then have no effect.",
+    )
+    aws_credentials: AwsCredentials = Field(
+        default_factory=AwsCredentials,
+        title="AWS Credentials",
+        description="Account, role and Region to use. Default: the worker's own.",
+    )
+    cluster: str | None = Field(
+        default=None,
+        title="Cluster",
+        description="Name or ARN of the ECS cluster. Default: the worker's --cluster, else the account's default one.",
+    )
+    family: str | None = Field(
+        default=None,
+        title="Family",
+        description="Family of the task definition; characters that ECS doesn't allow become hyphens. Default: made "
+        "from the work pool's name and the deployment's id.",
+    )
+    launch_type: Literal["FARGATE", "EC2", "EXTERNAL", "FARGATE_SPOT"] | None = Field(
+        default="FARGATE",
+        title="Launch Type",
+        description="Where tasks run. FARGATE_SPOT is cheaper, and AWS may interrupt it at any time.",
+    )
+    capacity_provider_strategy: list[CapacityProvider] = Field(
+        default_factory=list,
+        title="Capacity Provider Strategy",
+        description="Capacity providers to use; the launch type then only decides what the task definition must fit.",
+    )
+    image: str | None = Field(
+        default=None,
+        title="Image",
+        description="Image of the flow's container. Default: the Prefect image of the server's version.",
+    )
+    cpu: int | None = Field(
+        default=None,
+        title="CPU",
+        description="CPU units of the task; 1024 are one vCPU. Default: the task definition's, else 1024.",
+    )
+    memory: int | None = Field(
+        default=None,
+        title="Memory",
+        description="Memory of the task in MiB. Default: the task definition's, else 2048.",
+    )
+    container_name: str | None = Field(
+        default=None,
+        title="Container Name",
+        description="Container that runs the flow. Default: prefect, else the task definition's first.",
+    )
+    prefect_api_key_secret_arn: str | None = Field(
+        default=None,
+        title="Prefect API Key Secret ARN",
+        description="Secret that gives the container PREFECT_API_KEY, in place of the worker's own key.",
+    )
+    prefect_api_auth_string_secret_arn: str | None = Field(
+        default=None,
+        title="Prefect API Auth String Secret ARN",
+        description="Secret that gives the container PREFECT_API_AUTH_STRING, in place of the worker's own.",
+    )
+    task_role_arn: str | None = Field(
+        default=None, title="Task Role ARN", description="Role of the flow's code while the task runs."
+    )
+    execution_role_arn: str | None = Field(
+        default=None,
+        title="Execution Role ARN",
+        description="Role with which ECS starts the task: pulls the image, reads secrets, writes logs.",
+    )
+    vpc_id: str | None = Field(
+        default=None,
+        title="VPC ID",
+        description="VPC whose subnets the task may use. Default: the account's default VPC.",
+    )
+    configure_cloudwatch_logs: bool | None = Field(
+        default=None,
+        title="Configure CloudWatch Logs",
+        description="Send the flow container's output to CloudWatch Logs; needs an execution role that may write it.",
+    )
+    cloudwatch_logs_options: dict[str, str] = Field(
+        default_factory=dict,
+        title="CloudWatch Logs Options",
+        description="Options of the awslogs driver, over the default ones.",
+    )
+    cloudwatch_logs_prefix: str | None = Field(
+        default=None,
+        title="CloudWatch Logs Prefix",
+        description="Prefix of the log streams. Default: made from the work pool's name and the deployment's id.",
+    )
+    network_configuration: dict[str, Any] = Field(
+        default_factory=dict,
+        title="Network Configuration",
+        description="The task's awsvpcConfiguration: subnets, securityGroups, assignPublicIp. With vpc_id, the "
+        "subnets must be in that VPC.",
+    )
+    stream_output: bool | None = Field(
+        default=None,
+        title="Stream Output",
+        description="Repeat the container's CloudWatch lines in the worker's output while it runs.",
+    )
+    task_start_timeout_seconds: int | None = Field(
+        default=None,
+        ge=0,
+        title="Task Start Timeout Seconds",
+        description="Stop a task that hasn't started to run after this many seconds. Default, and 0: never.",
+    )
+    task_watch_poll_interval: float | None = Field(
+        default=None,
+        ge=0,
+        title="Task Watch Poll Interval",
+        description="Accepted for older pools, without effect: the worker looks at all its tasks at once.",
+    )
+    auto_deregister_task_definition: bool = Field(
+        default=False,
+        title="Auto Deregister Task Definition",
+        description="Deregister the task definition when its task has stopped. Never done to one given by ARN.",
+    )
+    match_latest_revision_in_family: bool = Field(
+        default=False,
+        title="Match Latest Revision In Family",
+        description="Reuse only the family's newest revision, and register a new one if it differs.",
+    )
+
+
+_TASK_DEFINITION = {
+    "containerDefinitions": [{"image": "{{ image }}", "name": "{{ container_name }}"}],
+    "cpu": "{{ cpu }}",
+    "family": "{{ family }}",
+    "memory": "{{ memory }}",
+    "executionRoleArn": "{{ execution_role_arn }}",
+}
+_TASK_RUN_REQUEST = {
+    "launchType": "{{ launch_type }}",
+    "cluster": "{{ cluster }}",
+    "overrides": {
+        "containerOverrides": [
+            {
+                "name": "{{ container_name }}",
+                "command": "{{ command }}",
+                "environment": "{{ env }}",
+                "cpu": "{{ cpu }}",
+                "memory": "{{ memory }}",
+            }
+        ],
+        "cpu": "{{ cpu }}",
+        "memory": "{{ memory }}",
+        "taskRoleArn": "{{ task_role_arn }}",
+    },
+    "tags": "{{ labels }}",
+    "taskDefinition": "{{ task_definition_arn }}",
+    "capacityProviderStrategy": "{{ capacity_provider_strategy }}",
+}
+
+
+def default_base_job_template() -> dict[str, Any]:
+    """The base job template of a new pool: each configuration field from the variable of its name."""
+    schema = JobVariables.model_json_schema(ref_template="#/definitions/{model}")
+    configuration: dict[str, Any] = {name: f"{{{{ {name} }}}}" for name in JobConfiguration.model_fields}
+    return {
+        "job_configuration": configuration
+        | {"task_definition": _TASK_DEFINITION, "task_run_request": _TASK_RUN_REQUEST},
+        "variables": {
+            "type": "object",
+            "description": schema["description"],
+            "properties": schema["properties"],
+            "definitions": schema["$defs"],
+        },
+    }

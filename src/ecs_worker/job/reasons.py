@@ -77,7 +77,7 @@ _ABSENT = (
 )
 _NO_COMMAND = (
     r"executable file not found|exec: .*(no such file|not found)"
-    r"|(OCI|runc|start container|StartContainerError).*no such file or directory"
+    r"|(OCI|runc|start container|StartContainerError).*no such file"
 )
 _LOG_GROUP = (
     "Create the log group in the task's Region, or let the job create it (`configure_cloudwatch_logs`, with "
@@ -126,7 +126,7 @@ _REASONS = _table(
         "Use ECR or its pull-through cache, or give the registry's credentials (repositoryCredentials).",
     ),
     (
-        _PULL + r"(matching platform|no matching manifest|architecture)",
+        _PULL + r"(platform|no matching manifest|architecture)",
         Kind.PERMANENT,
         "The image is not built for the task's CPU architecture.",
         _ARCHITECTURE,
@@ -151,6 +151,26 @@ _REASONS = _table(
         "Correct the job variable `image`, or push the image.",
     ),
     (_PULL, Kind.TRANSIENT, "The image could not be pulled.", "Check the image's name and that the task can reach it."),
+    # The container's command. ResourceInitializationError may stand before these, too.
+    (r"exec format error", Kind.PERMANENT, "The image is not built for the task's CPU architecture.", _ARCHITECTURE),
+    (
+        _NO_COMMAND,
+        Kind.PERMANENT,
+        "The container's command does not exist in the image.",
+        "Correct the job variable `command`, or use an image that has it (Prefect must be installed for the default).",
+    ),
+    (
+        r"(OCI|runc|\bexec\b).*permission denied",
+        Kind.PERMANENT,
+        "The container's command may not be executed.",
+        "Make the file executable in the image, for the user that the container runs as.",
+    ),
+    (
+        r"OutOfMemory|out of memory|OOM.?killed|memory usage",
+        Kind.PERMANENT,
+        "The container needed more memory than it has.",
+        "Raise the job variable `memory`.",
+    ),
     # Before the containers: secrets, logs, volumes, network interfaces
     (
         _INIT + r"(ThrottlingException|rate exceeded)",
@@ -220,31 +240,12 @@ _REASONS = _table(
         "Let ecs-tasks.amazonaws.com assume the role (its trust policy), and check the role's ARN.",
     ),
     (_INIT, Kind.TRANSIENT, "ECS could not prepare the task.", ""),
-    # Starting the containers
-    (r"exec format error", Kind.PERMANENT, "The image is not built for the task's CPU architecture.", _ARCHITECTURE),
-    (
-        _NO_COMMAND,
-        Kind.PERMANENT,
-        "The container's command does not exist in the image.",
-        "Correct the job variable `command`, or use an image that has it (Prefect must be installed for the default).",
-    ),
-    (
-        r"(OCI|runc|exec|StartContainerError).*permission denied",
-        Kind.PERMANENT,
-        "The container's command may not be executed.",
-        "Make the file executable in the image, for the user that the container runs as.",
-    ),
+    # The rest of starting the containers
     (
         r"logging driver|logger args",
         Kind.TRANSIENT,
         "The log driver could not be started.",
         "Check the log configuration and that the task can reach its destination. " + _NETWORK,
-    ),
-    (
-        r"OutOfMemory|out of memory|memory usage",
-        Kind.PERMANENT,
-        "The container needed more memory than it has.",
-        "Raise the job variable `memory`.",
     ),
     (
         r"Container(Runtime)?Timeout|DockerTimeout",

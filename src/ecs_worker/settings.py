@@ -194,7 +194,7 @@ class WorkerSettings(BaseSettings):
         default=30, ge=0, description="How long a running flow may cancel itself before the worker stops its task."
     )
     report_grace_seconds: float = Field(
-        default=10, ge=0, description="How long after its task stopped a run may take to report its own end."
+        default=5, ge=0, description="How long after its task stopped a run may take to report its own end."
     )
     stop_seconds: float = Field(
         default=25,

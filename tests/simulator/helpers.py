@@ -1,0 +1,59 @@
+"""Requests and waiting that several tests share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+DEFINITION: dict[str, Any] = {
+    "family": "flows",
+    "networkMode": "awsvpc",
+    "requiresCompatibilities": ["FARGATE"],
+    "cpu": "256",
+    "memory": "512",
+    "executionRoleArn": "arn:aws:iam::123456789012:role/execution",
+    "containerDefinitions": [
+        {
+            "name": "prefect",
+            "image": "prefecthq/prefect:3",
+            "logConfiguration": {
+                "logDriver": "awslogs",
+                "options": {"awslogs-group": "flows", "awslogs-region": "us-east-1", "awslogs-stream-prefix": "run"},
+            },
+        }
+    ],
+}
+NETWORK: dict[str, Any] = {"awsvpcConfiguration": {"subnets": ["subnet-0a"], "assignPublicIp": "ENABLED"}}
+
+
+def run_task(**changes: Any) -> dict[str, Any]:
+    request = {"taskDefinition": "flows", "launchType": "FARGATE", "networkConfiguration": NETWORK}
+    return request | changes
+
+
+async def error_of(call: Awaitable[Any]) -> dict[str, Any]:
+    """The error answer of a call that must fail."""
+    try:
+        await call
+    except ClientError as error:
+        answer: dict[str, Any] = error.response
+        return answer
+    raise AssertionError("the call succeeded")
+
+
+async def code_of(call: Awaitable[Any]) -> str:
+    return str((await error_of(call))["Error"]["Code"])
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
+    """Polls until the condition holds; fails after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.01)

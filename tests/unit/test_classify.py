@@ -142,8 +142,8 @@ _ECR = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
         (
             (
                 "CannotPullContainerError: inspect image has been retried 5 time(s): httpReaderSeeker: failed open: "
-                "unexpected status code https://registry-1.docker.io/v2/prefecthq/prefect: 429 Too Many Requests - Server "
-                "message: toomanyrequests: You have reached your pull rate limit."
+                "unexpected status code https://registry-1.docker.io/v2/prefecthq/prefect: 429 Too Many Requests - "
+                "Server message: toomanyrequests: You have reached your pull rate limit."
             ),
             Kind.TRANSIENT,
         ),
@@ -156,8 +156,8 @@ _ECR = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
         ),
         (
             (
-                "CannotPullContainerError: pull image manifest has been retried 7 time(s): image Manifest does not contain "
-                "descriptor matching platform 'linux/amd64'."
+                "CannotPullContainerError: pull image manifest has been retried 7 time(s): image Manifest does not "
+                "contain descriptor matching platform 'linux/amd64'."
             ),
             Kind.PERMANENT,
         ),
@@ -172,9 +172,9 @@ _ECR = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
         (
             (
                 "ResourceInitializationError: unable to pull secrets or registry auth: execution resource retrieval "
-                "failed: unable to retrieve secrets from ssm: service call has been retried 5 time(s): RequestCanceled: "
-                "request context canceled caused by: context deadline exceeded. Please check your task network "
-                "configuration."
+                "failed: unable to retrieve secrets from ssm: service call has been retried 5 time(s): "
+                "RequestCanceled: request context canceled caused by: context deadline exceeded. Please check your "
+                "task network configuration."
             ),
             Kind.TRANSIENT,
         ),

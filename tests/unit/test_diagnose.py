@@ -72,8 +72,8 @@ def _secrets(text: str) -> str:
         ),
         (
             (
-                "CannotPullContainerError: Error response from daemon: pull access denied for flows, repository does not "
-                "exist or may require 'docker login'"
+                "CannotPullContainerError: Error response from daemon: pull access denied for flows, repository does "
+                "not exist or may require 'docker login'"
             ),
             "may not be pulled",
             "execution role",
@@ -96,8 +96,8 @@ def _secrets(text: str) -> str:
         ),
         (
             (
-                'CannotPullContainerError: ref pull has been retried 5 time(s): failed to do request: Head "https://x/": '
-                "dial tcp 34.2.3.4:443: i/o timeout"
+                "CannotPullContainerError: ref pull has been retried 5 time(s): failed to do request: Head "
+                '"https://x/": dial tcp 34.2.3.4:443: i/o timeout'
             ),
             "could not be reached",
             "NAT gateway",
@@ -109,8 +109,8 @@ def _secrets(text: str) -> str:
         ),
         (
             (
-                "CannotPullContainerError: pull image manifest has been retried 7 time(s): image Manifest does not contain "
-                "descriptor matching platform 'linux/amd64'."
+                "CannotPullContainerError: pull image manifest has been retried 7 time(s): image Manifest does not "
+                "contain descriptor matching platform 'linux/amd64'."
             ),
             "CPU architecture",
             "cpuArchitecture",
@@ -190,16 +190,16 @@ def _secrets(text: str) -> str:
         ("Timeout waiting for network interface provisioning to complete.", "network interface", ""),
         (
             (
-                "Unexpected EC2 error while attempting to Create Network Interface with public IP assignment disabled in "
-                "subnet 'subnet-1': InsufficientFreeAddressesInSubnet"
+                "Unexpected EC2 error while attempting to Create Network Interface with public IP assignment disabled "
+                "in subnet 'subnet-1': InsufficientFreeAddressesInSubnet"
             ),
             "no free IP address",
             "subnets",
         ),
         (
             (
-                "ECS was unable to assume the role 'arn:aws:iam::1:role/x' that was provided for this task. Please verify "
-                "that the role being passed has the proper trust relationship and permissions"
+                "ECS was unable to assume the role 'arn:aws:iam::1:role/x' that was provided for this task. Please "
+                "verify that the role being passed has the proper trust relationship and permissions"
             ),
             "could not assume",
             "ecs-tasks.amazonaws.com",
@@ -216,9 +216,9 @@ def _secrets(text: str) -> str:
         ),
         (
             (
-                "CannotStartContainerError: ResourceInitializationError: failed to create new container runtime task: OCI "
-                'runtime create failed: starting container process caused: exec: "/opt/run.sh": stat /opt/run.sh...no such '
-                "file or direct..."
+                "CannotStartContainerError: ResourceInitializationError: failed to create new container runtime task: "
+                'OCI runtime create failed: starting container process caused: exec: "/opt/run.sh": stat '
+                "/opt/run.sh...no such file or direct..."
             ),
             "command does not exist",
             "`command`",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from ecs_worker.prefect_api.client import PrefectClient
+from ecs_worker.settings import PrefectSettings
 from servers.prefect import Admin, PrefectServer, prefect_server
 
 if TYPE_CHECKING:
@@ -16,6 +19,17 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobodys_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whoever runs the tests may use Prefect: neither their settings nor their proxies take part."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+            patch.delenv(name)
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect-home")))
+        patch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +72,17 @@ async def admin3(prefect3: PrefectServer) -> AsyncIterator[Admin]:
     """The administrator of `prefect3`."""
     async with Admin(prefect3) as administrator:
         yield administrator
+
+
+@pytest.fixture
+async def api(prefect: PrefectServer) -> AsyncIterator[PrefectClient]:
+    """The worker's client of `prefect`."""
+    async with PrefectClient(PrefectSettings(api_url=prefect.url)) as client:
+        yield client
+
+
+@pytest.fixture
+async def api3(prefect3: PrefectServer) -> AsyncIterator[PrefectClient]:
+    """The worker's client of `prefect3`."""
+    async with PrefectClient(PrefectSettings(api_url=prefect3.url)) as client:
+        yield client

@@ -41,10 +41,11 @@ class PrefectClient:
 
     Methods raise PrefectError's kinds: PrefectNotFound where no other meaning of a missing object is given,
     PrefectUnreachable and PrefectUnavailable after bounded retries, with the request's effect unknown.
+    `patience_seconds`: no attempt starts later than this after a request's first.
     """
 
-    def __init__(self, settings: PrefectSettings, version: str = __version__) -> None:
-        self.transport = Transport(settings, version)
+    def __init__(self, settings: PrefectSettings, version: str = __version__, *, patience_seconds: float = 60) -> None:
+        self.transport = Transport(settings, version, patience_seconds)
         self._page = _PAGE
         self._has_labels = True
         self._has_events = True
@@ -108,7 +109,9 @@ class PrefectClient:
     async def workers(self, pool: str, status: str | None = None) -> list[Worker]:
         """The pool's workers, those with `status` ("ONLINE", "OFFLINE") only if given."""
         body = {"workers": {"status": {"any_": [status]}}} if status else {}
-        return await self._pages(f"/work_pools/{_part(pool)}/workers/filter", body, _workers)
+        workers = await self._pages(f"/work_pools/{_part(pool)}/workers/filter", body, _workers)
+        # 2.20 takes the status filter and doesn't apply it.
+        return [worker for worker in workers if status is None or worker.status == status]
 
     # -- flow runs
 

@@ -29,11 +29,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 # 2.20 answers 403 or 500, a server without events 404: none of them changes while the worker runs. Servers in
 # trouble answer 502 or 503, or nothing.
 _UNSUPPORTED = frozenset({401, 403, 404, 405, 500, 501})
-# The server sends live events only inside the filter's time range, whose default end is now.
-_FAR = timedelta(days=3650)
-# A dead connection is noticed within one and a half pings, and events are stored a moment after they occur: a
-# reconnect looks back that far. Repeated ids are harmless.
-_OVERLAP = timedelta(seconds=60)
+# The server sends live events only inside the filter's time range, whose default end is now. The start leaves room
+# for clocks that differ.
+_PAST, _FUTURE = timedelta(days=1), timedelta(days=3650)
 
 
 class _Unsupported(Exception):
@@ -41,13 +39,13 @@ class _Unsupported(Exception):
 
 
 async def cancelling_runs(api: PrefectClient, pool_id: UUID) -> AsyncGenerator[UUID]:
-    """The id of each run of the pool that becomes Cancelling, while the worker runs; an id may repeat.
+    """The id of each run of the pool that becomes Cancelling, while the worker runs.
 
-    Connections that break are made again, after pauses of up to 30 s, and what was missed is sent again. It ends
-    by itself, with one log line, when the server has no event stream (2.20) or refuses the credentials.
+    Connections that break are made again, after pauses of up to 30 s; what happens meanwhile is left to polling,
+    as the server stores events seconds after it sends them and would not tell all of them again. It ends by
+    itself, with one log line, when the server has no event stream (2.20) or refuses the credentials.
     Iterate inside `contextlib.aclosing`, so that the connection is closed with the loop.
     """
-    since = datetime.now(UTC)
     proven = False
     failures = 0
     async with aiohttp.ClientSession(headers=api.transport.headers, trust_env=True) as session:
@@ -56,13 +54,10 @@ async def cancelling_runs(api: PrefectClient, pool_id: UUID) -> AsyncGenerator[U
             try:
                 async with await _connect(session, api, proven=proven) as socket:
                     proven = True
-                    await socket.send_json({"type": "filter", "filter": _cancelling(pool_id, since), "backfill": True})
-                    try:
-                        async for message in socket:
-                            if message.type is aiohttp.WSMsgType.TEXT and (run_id := _run_id(message.data)) is not None:
-                                yield run_id
-                    finally:
-                        since = datetime.now(UTC)
+                    await socket.send_json({"type": "filter", "filter": _cancelling(pool_id), "backfill": False})
+                    async for message in socket:
+                        if message.type is aiohttp.WSMsgType.TEXT and (run_id := _run_id(message.data)) is not None:
+                            yield run_id
                     _ensure_welcome(socket)
             except _Unsupported as unsupported:
                 logger.info("No cancel events: %s. Cancellations are found by polling.", unsupported)
@@ -112,11 +107,12 @@ def _ensure_welcome(socket: aiohttp.ClientWebSocketResponse) -> None:
         raise _Unsupported(f"the server closed the connection with code {socket.close_code}")
 
 
-def _cancelling(pool_id: UUID, since: datetime) -> dict[str, Any]:
+def _cancelling(pool_id: UUID) -> dict[str, Any]:
+    now = datetime.now(UTC)
     return {
         "event": {"name": ["prefect.flow-run.Cancelling"]},
         "any_resource": {"id": [f"prefect.work-pool.{pool_id}"]},
-        "occurred": {"since": (since - _OVERLAP).isoformat(), "until": (since + _FAR).isoformat()},
+        "occurred": {"since": (now - _PAST).isoformat(), "until": (now + _FUTURE).isoformat()},
     }
 
 

@@ -51,7 +51,6 @@ _LIMITS = httpx.Limits(max_connections=20, max_keepalive_connections=20, keepali
 # What official clients retry. 500 and 504 are not among them.
 _TRANSIENT = frozenset({408, 429, 502, 503})
 _MAX_ATTEMPTS = 7
-_MAX_SECONDS = 60.0  # no attempt starts later than this after the first
 _MAX_MAINTENANCE_SECONDS = 300.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 16.0  # an SQLite server's 503 (lock contention) is over in less than a second
 
@@ -66,7 +65,7 @@ class Transport:
     Every method but the constructor (UserError: a setting that can't be sent) raises only PrefectError.
     """
 
-    def __init__(self, settings: PrefectSettings, version: str) -> None:
+    def __init__(self, settings: PrefectSettings, version: str, patience_seconds: float) -> None:
         parts = urlsplit(settings.api_url)
         address = parts.netloc.rpartition("@")[2]
         self.base_url = urlunsplit((parts.scheme, address, parts.path.rstrip("/"), "", ""))
@@ -75,6 +74,7 @@ class Transport:
         self.ssl = _ssl_context(settings) if parts.scheme == "https" else None
         self.token = _token(settings)
         self._secrets = _secrets(settings, parts.password)
+        self._patience_seconds = patience_seconds
         self._csrf = _Csrf(wanted=settings.client_csrf_support_enabled and not self.is_cloud)
         self._client = httpx.AsyncClient(
             headers=self.headers,
@@ -119,7 +119,7 @@ class Transport:
         if method != "GET":
             await self._ensure_csrf()
         try:
-            return await _retrying()(self._attempt, method, path, content)
+            return await _retrying(self._patience_seconds)(self._attempt, method, path, content)
         except _Again as again:
             raise again.error from again.__cause__
 
@@ -201,10 +201,18 @@ class _Again(Exception):
         super().__init__()
 
 
-def _retrying() -> tenacity.AsyncRetrying:
+def _retrying(patience_seconds: float) -> tenacity.AsyncRetrying:
+    """Bounded in attempts and time; announced maintenance is waited out longer, but not for ever either."""
+
+    def enough(state: tenacity.RetryCallState) -> bool:
+        elapsed = (state.seconds_since_start or 0) + state.upcoming_sleep
+        if _failure(state).maintenance:
+            return elapsed > max(_MAX_MAINTENANCE_SECONDS, patience_seconds)
+        return state.attempt_number >= _MAX_ATTEMPTS or elapsed > patience_seconds
+
     # One per request: tenacity keeps a call's state in the object.
     return tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception_type(_Again), wait=_pause, stop=_enough, before_sleep=_tell, reraise=True
+        retry=tenacity.retry_if_exception_type(_Again), wait=_pause, stop=enough, before_sleep=_tell, reraise=True
     )
 
 
@@ -221,14 +229,6 @@ def _pause(state: tenacity.RetryCallState) -> float:
         return failure.after * random.uniform(1, 1.2)  # noqa: S311 - jitter, not cryptography
     exponential = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** (state.attempt_number - 1))
     return exponential * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, not cryptography
-
-
-def _enough(state: tenacity.RetryCallState) -> bool:
-    """Bounded in attempts and time; announced maintenance is waited out longer, but not for ever either."""
-    elapsed = (state.seconds_since_start or 0) + state.upcoming_sleep
-    if _failure(state).maintenance:
-        return elapsed > _MAX_MAINTENANCE_SECONDS
-    return state.attempt_number >= _MAX_ATTEMPTS or elapsed > _MAX_SECONDS
 
 
 def _tell(state: tenacity.RetryCallState) -> None:

@@ -48,7 +48,9 @@ class PrefectSettings(BaseSettings):
     api_auth_string: SecretStr | None = Field(default=None, description="user:password; sent as Basic. Beats the key.")
     api_tls_insecure_skip_verify: bool = Field(default=False, description="Accept any TLS certificate.")
     api_ssl_cert_file: Path | None = Field(default=None, description="CA bundle for the API's certificate (PEM).")
-    client_custom_headers: dict[str, str] = Field(default_factory=dict, description="Sent with every request (JSON).")
+    client_custom_headers: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict, description="Sent with every request (JSON)."
+    )
     client_csrf_support_enabled: bool = Field(default=True, description="Ask self-hosted servers for CSRF tokens.")
     inherited: Annotated[dict[str, str], NoDecode] = Field(
         default_factory=dict,
@@ -65,6 +67,21 @@ class PrefectSettings(BaseSettings):
             message = f"is {value!r}, which is no http:// or https:// URL; it should end in /api"
             raise ValueError(message)
         return value.rstrip("/")
+
+    @field_validator("client_custom_headers", mode="before")
+    @classmethod
+    def _json_object(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            headers = json.loads(value)
+        except ValueError:
+            headers = None
+        if not isinstance(headers, dict):
+            # The text itself may hold a token.
+            message = 'is not a JSON object of header names and values, such as {"X-Team": "data"}'
+            raise ValueError(message)  # noqa: TRY004 - pydantic wants ValueError
+        return headers
 
     @field_validator("api_ssl_cert_file")
     @classmethod
@@ -99,7 +116,7 @@ class _ProfileSource(PydanticBaseSettingsSource):
         for name in self.settings_cls.model_fields:
             value = profile.get(f"PREFECT_{name.upper()}")
             if value is not None:
-                found[name] = json.loads(value) if name == "client_custom_headers" and isinstance(value, str) else value
+                found[name] = value
         found["inherited"] = {
             name: str(value)
             for name, value in {**profile, **os.environ}.items()

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+RETRY_AFTER = 30.0  # seconds until a run is tried again that could not be rendered for want of an answer
+
 
 class Worker:
     """One worker process."""
@@ -187,7 +189,9 @@ class Worker:
         elif isinstance(error, LaunchFailed | UserError):
             await self._report.crash(held, str(error))
         else:
-            await self._report.release(held)
+            # Leaving, or the Prefect API could not tell what the launch needs: any worker may try, this one later.
+            after = 0.0 if isinstance(error, NotWanted) else RETRY_AFTER
+            await self._report.release(held, str(error), after)
 
     # -- signals and health
 

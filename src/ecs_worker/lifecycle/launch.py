@@ -202,12 +202,13 @@ class Launch:
 
     async def write_identifier(self, held: Held) -> None:
         """Write `infrastructure_pid`, once. When it fails, `watch` calls again."""
+        held.identifier_written = True  # while it is under way, nobody else begins
         try:
             written = await self._api.update_run(held.run.run_id, infrastructure_pid=held.identifier)
         except PrefectError as error:
+            held.identifier_written = False
             log.warning("%s: its task is not written on the run yet: %s", held.run.name, error)
             return
-        held.identifier_written = True
         if not written:
             held.cancelling_since = held.cancelling_since or time.monotonic()  # deleted: nobody wants the task
 

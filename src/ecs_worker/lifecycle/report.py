@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -147,17 +147,17 @@ class Report:
                 return
         self._ledger.drop(held)
 
-    async def release(self, held: Held) -> None:
-        """Give an unlaunched claim back: Scheduled, for now, so that any worker takes it."""
+    async def release(self, held: Held, why: str, after: float = 0.0) -> None:
+        """Give an unlaunched claim back: Scheduled, `after` seconds from now, so that any worker takes it."""
         state = ProposedState(
             StateType.SCHEDULED,
             "Scheduled",
-            message="Given back by its worker before a task was launched.",
-            scheduled_time=datetime.now(UTC),
+            message=f"No task was launched: {why}",
+            scheduled_time=datetime.now(UTC) + timedelta(seconds=after),
         )
         try:
             await self._api.propose_state(held.run.run_id, state)
-            self._feed.tell(held.run, "Given back, no task was launched.")
+            self._feed.tell(held.run, f"No task was launched, the run is scheduled again: {why}")
         except PrefectError as error:
             # Still Pending by our claim: the next worker's `adopt` launches it.
             log.warning("%s could not be given back, it will be adopted: %s", held.run.name, error)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ecs_worker.lifecycle.adopt import chosen, latest_claim
+from ecs_worker.lifecycle.claim import CLAIMED_BY, claimant
+from ecs_worker.prefect_api.schemas import RunState, StateType
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+names = st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=6, unique=True)
+
+
+@given(st.uuids(), names, st.randoms(use_true_random=False))
+def test_all_workers_choose_the_same_one(run_id: UUID, workers: list[str], random: object) -> None:
+    shuffled = sorted(workers, key=lambda _: random.random())  # type: ignore[attr-defined] # hypothesis's Random
+    assert chosen(run_id, workers) == chosen(run_id, shuffled)
+    assert chosen(run_id, workers) in workers
+
+
+@given(st.uuids(), names)
+def test_a_death_moves_only_the_dead_workers_runs(run_id: UUID, workers: list[str]) -> None:
+    first = chosen(run_id, workers)
+    for dead in workers:
+        if dead != first and len(workers) > 1:
+            assert chosen(run_id, [name for name in workers if name != dead]) == first
+
+
+def test_nobody_is_chosen_from_nobody() -> None:
+    assert chosen(uuid4(), []) is None
+
+
+def state(kind: StateType, age: float, *, claim: UUID | None = None, message: str | None = None) -> RunState:
+    return RunState(kind, kind.title(), message=message, timestamp=NOW - timedelta(seconds=age), transition_id=claim)
+
+
+def test_the_newest_claim_counts_and_sub_states_do_not() -> None:
+    old, new = uuid4(), uuid4()
+    history = [
+        state(StateType.PENDING, 500, claim=old, message=CLAIMED_BY + "a"),
+        state(StateType.SCHEDULED, 400),
+        state(StateType.PENDING, 100, claim=new, message=CLAIMED_BY + "b"),
+        state(StateType.PENDING, 50),  # InfrastructurePending has no transition id of a claim
+        state(StateType.RUNNING, 10, claim=uuid4()),
+    ]
+    found = latest_claim(history, NOW)
+    assert found is not None
+    assert (found.claim_id, found.worker, found.age) == (new, "b", 100)
+
+
+def test_a_run_without_a_claim_has_none() -> None:
+    assert latest_claim([state(StateType.RUNNING, 5, claim=uuid4())], NOW) is None
+
+
+def test_only_our_own_message_names_a_claimant() -> None:
+    assert claimant(CLAIMED_BY + "eu-1") == "eu-1"
+    assert claimant("something else") is None
+    assert claimant(None) is None

@@ -11,20 +11,24 @@ from moto.server import ThreadedMotoServer
 from ecs_worker.aws.session import Aws
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
-def no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Nothing of the machine's own AWS configuration. Returns where the config file would be."""
+def config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Nothing of the machine's own AWS configuration, but what the test writes into the config file."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    config = tmp_path / "config"
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    path = tmp_path / "config"
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(path))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    return config
+
+    def write(text: str) -> None:
+        path.write_text(text, encoding="utf-8")
+
+    return write
 
 
 @pytest.fixture

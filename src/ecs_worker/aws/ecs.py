@@ -152,9 +152,12 @@ def _read_plainly(response_dict: dict[str, Any], customized_response_dict: dict[
     """
     if response_dict["status_code"] == HTTPStatus.OK:
         try:
-            customized_response_dict.update(json.loads(response_dict["body"]))
-        except (ValueError, TypeError) as error:
-            raise ResponseParserError("The answer is not the JSON object that it should be.") from error
+            answer = json.loads(response_dict["body"])
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise ResponseParserError("The answer is not the JSON object that it should be.")
+        customized_response_dict.update(answer)
         response_dict["body"] = b"{}"
 
 

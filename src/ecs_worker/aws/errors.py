@@ -15,9 +15,9 @@ from ecs_worker.errors import AwsError, UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# What only the user can mend, and how. Credentials that can't be fetched *now* (container and instance
-# roles) are not among them: their endpoint may answer the next time.
-_REMEDIES: tuple[tuple[type[Exception], str], ...] = (
+# What only the user can mend. Credentials that can't be fetched *now* (those of container and instance roles) are not
+# among it: their endpoint may answer the next time.
+_MISTAKES: tuple[tuple[type[Exception], str], ...] = (
     (
         boto.NoCredentialsError,
         "There are no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or use a role.",
@@ -30,19 +30,20 @@ _REMEDIES: tuple[tuple[type[Exception], str], ...] = (
         boto.NoRegionError,
         "There is no AWS Region: set AWS_REGION (or AWS_DEFAULT_REGION), or a region in the AWS profile.",
     ),
-    (boto.InvalidRegionError, "Set AWS_REGION (or the region of the AWS credentials block) to a Region's name."),
-    (boto.ProfileNotFound, "Set AWS_PROFILE (or the block's profile) to a profile of the AWS config file."),
-    (boto.ConfigParseError, "Mend the AWS config file."),
-    (boto.ConfigNotFound, "Mend AWS_CONFIG_FILE."),
-    (boto.InvalidConfigError, "Mend the AWS profile."),
-    (boto.UnknownCredentialError, "Mend credential_source in the AWS profile."),
-    (boto.SSOError, "Log in again with `aws sso login`."),
-    (boto.TokenRetrievalError, "Log in again with `aws sso login`."),
-    (boto.RefreshWithMFAUnsupportedError, "A worker can't ask for MFA codes: use a role without MFA."),
-    (boto.MissingDependencyException, "Install what the AWS profile's kind of login needs."),
-    (boto.InvalidRetryConfigurationError, "Set AWS_RETRY_MODE to standard, adaptive or legacy."),
-    (boto.InvalidEndpointConfigurationError, "Mend AWS_ENDPOINT_URL."),
-    (boto.InvalidProxiesConfigError, "Mend the proxy settings."),
+    # botocore's own words, and the remedy
+    (boto.InvalidRegionError, "{} Set AWS_REGION (or the region of the aws-credentials block) to a Region's name."),
+    (boto.ProfileNotFound, "{} Set AWS_PROFILE (or the block's profile) to a profile of the AWS config file."),
+    (boto.ConfigParseError, "{} Mend the AWS config file."),
+    (boto.ConfigNotFound, "{} Mend AWS_CONFIG_FILE."),
+    (boto.InvalidConfigError, "{} Mend the AWS profile."),
+    (boto.UnknownCredentialError, "{} Mend credential_source in the AWS profile."),
+    (boto.SSOError, "{} Log in again with `aws sso login`."),
+    (boto.TokenRetrievalError, "{} Log in again with `aws sso login`."),
+    (boto.RefreshWithMFAUnsupportedError, "{} A worker can't ask for MFA codes: use a role without MFA."),
+    (boto.MissingDependencyException, "{} Install what the AWS profile's kind of login needs."),
+    (boto.InvalidRetryConfigurationError, "{} Set AWS_RETRY_MODE to standard, adaptive or legacy."),
+    (boto.InvalidEndpointConfigurationError, "{} Mend AWS_ENDPOINT_URL."),
+    (boto.InvalidProxiesConfigError, "{} Mend the proxy settings."),
 )
 
 # A refused signature is explained with the whole canonical request, session token included.
@@ -62,18 +63,13 @@ def translated(operation: str) -> Iterator[None]:
     except boto.ClientError as error:
         raise _answered(error) from None
     except boto.BotoCoreError as error:
-        remedy = next((text for kind, text in _REMEDIES if isinstance(error, kind)), None)
-        if remedy is None:
-            raise AwsError(operation, type(error).__name__, _VALUE.sub("", str(error))) from None
-        raise UserError(_with_remedy(str(error), remedy)) from None
+        text = str(error)
+        mistake = next((sentence for kind, sentence in _MISTAKES if isinstance(error, kind)), None)
+        if mistake is not None:
+            raise UserError(mistake.format(f"{text.rstrip('.')}.")) from None
+        raise AwsError(operation, type(error).__name__, _VALUE.sub("", text)) from None
     except (aiohttp.ClientError, TimeoutError, ResponseParserError) as error:
         raise AwsError(operation, type(error).__name__, str(error) or "No usable answer came.") from None
-
-
-def _with_remedy(text: str, remedy: str) -> str:
-    if remedy.startswith(("There is no", "There are no", "The AWS credentials are")):
-        return remedy
-    return f"{text.rstrip('.')}. {remedy}"
 
 
 def _answered(error: Any) -> AwsError:

@@ -25,7 +25,7 @@ class LogEvent:
 class Logs(Service):
     """CloudWatch Logs in one account and Region.
 
-    A group or stream that doesn't exist (yet) is an AwsError whose `missing` helper below says so.
+    A group or stream that doesn't exist (yet) is an AwsError with the code ResourceNotFoundException.
     """
 
     name = "logs"

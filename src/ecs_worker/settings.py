@@ -199,7 +199,14 @@ class WorkerSettings(BaseSettings):
         default="127.0.0.1:8080", description="HOST:PORT of the health server; [::1]:8080 for IPv6."
     )
 
-    heartbeat_seconds: int = Field(default=30, ge=5, description="Seconds between two heartbeats and pool look-ups.")
+    heartbeat_seconds: int = Field(
+        default=10,
+        ge=1,
+        description="Seconds between two heartbeats; after three missed ones other workers take over this one's runs.",
+    )
+    adopt_seconds: float = Field(
+        default=10, gt=0, description="Seconds between two looks for runs whose worker has died."
+    )
     max_launching: int = Field(
         default=50,
         ge=1,

@@ -24,7 +24,8 @@ QUICK = {
     "ECS_WORKER_CANCEL_SECONDS": "1",
     "ECS_WORKER_CANCEL_GRACE_SECONDS": "3",
     "ECS_WORKER_REPORT_GRACE_SECONDS": "1",
-    "ECS_WORKER_HEARTBEAT_SECONDS": "5",
+    "ECS_WORKER_HEARTBEAT_SECONDS": "2",
+    "ECS_WORKER_ADOPT_SECONDS": "1",
 }
 
 
@@ -78,7 +79,11 @@ class WorkerProcess:
 
     async def wait_for_output(self, text: str, seconds: float = 30) -> None:
         async def written() -> bool:
-            return text in self.output
+            ended = not self.running  # asked first: what it wrote before its end counts
+            if text in self.output:
+                return True
+            assert not ended, f"The worker ended before it wrote {text!r}:\n{self.output}"
+            return False
 
         try:
             await wait_until(written, seconds)

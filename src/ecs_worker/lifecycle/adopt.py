@@ -13,16 +13,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
+import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import anyio
 
-from ecs_worker.errors import AwsError, JobInvalid, PrefectError
+from ecs_worker.errors import AwsError, JobInvalid, PrefectError, PrefectNotFound, UserError
 from ecs_worker.lifecycle.claim import claimant
+from ecs_worker.lifecycle.launch import WORKER_LABEL
 from ecs_worker.lifecycle.ledger import Held
-from ecs_worker.model import ClaimedRun, Phase, TaskFacts
+from ecs_worker.model import AwsTarget, ClaimedRun, Phase, Placement, TaskFacts
 from ecs_worker.prefect_api.schemas import StateType
 
 if TYPE_CHECKING:
@@ -40,19 +43,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SECONDS = 60.0  # between two looks
-OURS = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+EVERYTHING = 900.0  # seconds between two looks at all runs of the pool, while no worker goes
+UNSETTLED = (StateType.PENDING, StateType.CANCELLING)
 SETTLE = 30.0  # seconds a claim without a task is left alone: its worker may be about to launch
 AT_ONCE = 10  # runs taken up at the same time
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A claim, as the run's states tell it. `worker` None: claimed by another kind of worker."""
+    """A claim, as the run's states tell it.
+
+    `worker` None: claimed by another kind of worker. `age` in seconds. `first`: the run was never claimed before, so
+    what it names as its task is this claim's.
+    """
 
     claim_id: UUID
     worker: str | None
     age: float
+    first: bool = True
 
 
 def chosen(run_id: UUID, workers: Collection[str]) -> str | None:
@@ -68,7 +76,26 @@ def latest_claim(states: Collection[RunState], now: datetime) -> Claimed | None:
     newest = max(claims, key=lambda state: state.timestamp or now)
     assert newest.transition_id is not None, "filtered above"
     age = (now - newest.timestamp).total_seconds() if newest.timestamp else 0.0
-    return Claimed(newest.transition_id, claimant(newest.message), age)
+    return Claimed(newest.transition_id, claimant(newest.message), age, first=len(claims) == 1)
+
+
+def mine(run: FlowRun, claim: Claimed | None, live: Collection[str], me: str) -> bool:
+    """Whether the worker called `me` is to take up the run. `live` are the workers that beat, `me` among them.
+
+    A live claimant looks after its own, and so does a live worker whose label the run bears: it launched it or took
+    it up. (A label may also be left from an earlier attempt; then that worker takes the run up by the second rule.)
+    """
+    claimed_by = claim.worker if claim is not None else None
+    label = run.labels.get(WORKER_LABEL)
+    if not run.infrastructure_pid and (claim is None or claim.age < SETTLE):
+        return False
+    if run.state_type is StateType.PENDING and claimed_by in live and claimed_by != me:
+        return False
+    if me in {claimed_by, label}:
+        return True
+    if claimed_by in live or label in live:
+        return False
+    return chosen(run.id, live) == me
 
 
 class Adopt:
@@ -93,23 +120,30 @@ class Adopt:
         self._feed = feed
         self._settings = settings
         self._send = send
+        self._live: frozenset[str] = frozenset()
+        self._looked_at_all = -math.inf
 
     async def run(self) -> None:
-        """Look at the start and every `SECONDS`."""
+        """Look at the start and every `adopt_seconds`."""
         while True:
             try:
                 await self.once()
             except PrefectError as error:
                 log.warning("Runs without a worker can't be looked for now: %s", error)
-            await anyio.sleep(SECONDS)
+            await anyio.sleep(self._settings.adopt_seconds)
 
     async def once(self) -> None:
-        """One look. Raises PrefectError."""
+        """One look. Raises PrefectError.
+
+        Pending and Cancelling runs are few and can't wait. All that run are listed only when a worker has gone (or
+        at the start), since a pool may have thousands, and once in a while for safety.
+        """
         pool = self._settings.pool
-        orphans = [run for run in await self._api.runs(pool=pool, states=OURS) if run.id not in self._ledger]
-        if not orphans:
-            return
-        live = {worker.name for worker in await self._api.workers(pool, status="ONLINE")} | {self._settings.name}
+        online = await self._api.workers(pool, status="ONLINE")
+        live = frozenset(worker.name for worker in online if worker.status == "ONLINE") | {self._settings.name}
+        everything = bool(self._live - live) or time.monotonic() - self._looked_at_all >= EVERYTHING
+        states = (*UNSETTLED, StateType.RUNNING) if everything else UNSETTLED
+        orphans = [run for run in await self._api.runs(pool=pool, states=states) if run.id not in self._ledger]
         limiter = anyio.CapacityLimiter(AT_ONCE)
 
         async def consider(run: FlowRun) -> None:
@@ -119,46 +153,40 @@ class Adopt:
         async with anyio.create_task_group() as looks:
             for run in orphans:
                 looks.start_soon(consider, run)
+        self._live = live
+        if everything:
+            self._looked_at_all = time.monotonic()
 
     async def _consider(self, run: FlowRun, live: Collection[str]) -> None:
+        if (holder := run.labels.get(WORKER_LABEL)) in live and holder != self._settings.name:
+            return  # a live worker launched it, or took it up; no need to read its history
         try:
-            claim = await self._claim_of(run)
-            if not self._mine(run, claim, live):
+            claim = latest_claim(await self._api.state_history(run.id), datetime.now(UTC))
+            if not mine(run, claim, live, self._settings.name):
                 return
-            if run.infrastructure_pid and "::" in run.infrastructure_pid:
+            named = run.infrastructure_pid is not None and "::" in run.infrastructure_pid
+            if named and (claim is None or claim.worker is None or claim.first):
                 await self._watch_task(run, claim)
-            elif claim is not None:
+            elif claim is not None:  # without a name, or the name may be an earlier attempt's
                 await self._find_or_launch(run, claim)
-        except JobInvalid as error:
-            log.warning("%s can't be adopted, its job is not valid: %s", run.name, error)
+        except UserError as error:
+            log.warning("%s can't be adopted: %s", run.name, error)
         except (PrefectError, AwsError) as error:
             log.warning("%s can't be adopted yet: %s", run.name, error)
-
-    async def _claim_of(self, run: FlowRun) -> Claimed | None:
-        now = datetime.now(UTC)
-        current = latest_claim([run.state] if run.state else [], now)
-        return current or latest_claim(await self._api.state_history(run.id), now)
-
-    def _mine(self, run: FlowRun, claim: Claimed | None, live: Collection[str]) -> bool:
-        """A live claimant looks after its own; otherwise one of the live workers is chosen."""
-        holder = claim.worker if claim is not None else None
-        if holder == self._settings.name:
-            return True  # claimed by this name before a restart
-        if holder in live:
-            return False
-        if not run.infrastructure_pid and (claim is None or claim.age < SETTLE):
-            return False
-        return chosen(run.id, live) == self._settings.name
 
     async def _watch_task(self, run: FlowRun, claim: Claimed | None) -> None:
         """Watch the task that the run names. The next sweep describes it."""
         assert run.infrastructure_pid is not None, "the caller looked"
         cluster, _, arn = run.infrastructure_pid.partition("::")
         held = self._held(run, claim)
-        request = await self._render.once(held.run)
-        held.placement = replace(request.placement, cluster=cluster)
+        try:
+            placement = (await self._render.once(held.run)).placement
+        except (JobInvalid, PrefectNotFound):
+            # Its job was changed or deleted since. The task says enough to be watched; only its output is not known.
+            placement = Placement(AwsTarget(region=arn.split(":")[3] or None), cluster, container="")
+        held.placement = replace(placement, cluster=cluster)
         held.identifier_written = True
-        self._take(held, TaskFacts(arn=arn))
+        await self._take(held, TaskFacts(arn=arn))
         held.identifier = run.infrastructure_pid
 
     async def _find_or_launch(self, run: FlowRun, claim: Claimed) -> None:
@@ -167,7 +195,7 @@ class Adopt:
         held.placement = request.placement
         task = await self._launch.find(held)
         if task is not None:
-            self._take(held, task)
+            await self._take(held, task)
             return
         if not await self._still(run, claim):
             return
@@ -188,11 +216,14 @@ class Adopt:
         now = await self._api.read_run(run.id)
         return now is not None and now.state_id == run.state_id and run.id not in self._ledger
 
-    def _take(self, held: Held, task: TaskFacts) -> None:
+    async def _take(self, held: Held, task: TaskFacts) -> None:
+        if held.run.run_id in self._ledger:
+            return
         self._ledger.take(held)
         self._launch.settle(held, task)
         self._ledger.counts["adopted"] += 1
         self._feed.tell(held.run, f"ECS task {task.task_id} is watched by worker {self._settings.name} from now on.")
+        await self._launch.write_labels(held)
 
     @staticmethod
     def _held(run: FlowRun, claim: Claimed | None) -> Held:

@@ -40,6 +40,7 @@ T = TypeVar("T")
 
 CONFLICT = "ConflictException"
 INACTIVE = "inactive"
+WORKER_LABEL = "prefect.worker.name"
 DESCRIBED_AT_ONCE = 100  # DescribeTasks takes no more
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -101,7 +102,7 @@ class Launch:
         self._feed.tell(held.run, f"ECS task {task.task_id} is {task.last_status or 'PROVISIONING'}: {task.arn}")
         async with anyio.create_task_group() as both:
             both.start_soon(self.write_identifier, held)
-            both.start_soon(self._write_labels, held)
+            both.start_soon(self.write_labels, held)
 
     async def find(self, held: Held) -> TaskFacts | None:
         """The task that the run's claim launched, if ECS has one: the newest, when there were several attempts.
@@ -212,12 +213,13 @@ class Launch:
         if not written:
             held.cancelling_since = held.cancelling_since or time.monotonic()  # deleted: nobody wants the task
 
-    async def _write_labels(self, held: Held) -> None:
-        labels = {"prefect.worker.name": self._worker, "prefect.worker.type": "ecs"}
+    async def write_labels(self, held: Held) -> None:
+        """Name this worker on the run: `adopt` of other workers then leaves it alone while this one lives."""
+        labels = {WORKER_LABEL: self._worker, "prefect.worker.type": "ecs"}
         try:
             await self._api.label_run(held.run.run_id, labels)
         except PrefectError as error:
-            log.debug("%s has no worker labels: %s", held.run.name, error)  # they only inform people
+            log.debug("%s has no worker labels: %s", held.run.name, error)  # 2.20 has none
 
 
 class _WaitByVerdict(wait_base):

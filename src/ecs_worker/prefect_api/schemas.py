@@ -135,6 +135,7 @@ class FlowRun:
     state: RunState | None = None
     job_variables: Mapping[str, Any] = field(default_factory=dict, repr=False)
     tags: tuple[str, ...] = ()
+    labels: Mapping[str, Any] = field(default_factory=dict)  # empty on 2.20
     infrastructure_pid: str | None = None
     work_pool_name: str | None = None
     work_queue_name: str | None = None
@@ -158,6 +159,7 @@ class FlowRun:
             state=RunState.from_json(raw["state"]) if raw.get("state") else None,
             job_variables=raw.get("job_variables") or {},
             tags=tuple(raw.get("tags") or ()),
+            labels=raw.get("labels") or {},
             infrastructure_pid=raw.get("infrastructure_pid"),
             work_pool_name=raw.get("work_pool_name"),
             work_queue_name=raw.get("work_queue_name"),

@@ -6,9 +6,9 @@ from uuid import UUID, uuid4
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecs_worker.lifecycle.adopt import chosen, latest_claim
+from ecs_worker.lifecycle.adopt import SETTLE, Claimed, chosen, latest_claim, mine
 from ecs_worker.lifecycle.claim import CLAIMED_BY, claimant
-from ecs_worker.prefect_api.schemas import RunState, StateType
+from ecs_worker.prefect_api.schemas import FlowRun, RunState, StateType
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 names = st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=6, unique=True)
@@ -59,3 +59,42 @@ def test_only_our_own_message_names_a_claimant() -> None:
     assert claimant(CLAIMED_BY + "eu-1") == "eu-1"
     assert claimant("something else") is None
     assert claimant(None) is None
+
+
+def run(kind: StateType, label: str | None = None, pid: str | None = None) -> FlowRun:
+    labels = {"prefect.worker.name": label} if label else {}
+    return FlowRun(uuid4(), "run", uuid4(), state_type=kind, labels=labels, infrastructure_pid=pid)
+
+
+kinds = st.sampled_from([StateType.PENDING, StateType.RUNNING, StateType.CANCELLING])
+workers = st.sampled_from([None, "a", "b", "dead"])
+LIVE = ("a", "b")
+
+
+@given(kinds, workers, workers, st.sampled_from([None, "default::arn"]))
+def test_every_orphan_is_taken_up_by_somebody(
+    kind: StateType, label: str | None, claimed_by: str | None, pid: str | None
+) -> None:
+    orphan = run(kind, label, pid)
+    claim = Claimed(uuid4(), claimed_by, age=SETTLE + 1)
+    takers = [name for name in LIVE if mine(orphan, claim, LIVE, name)]
+    holders = {claimed_by, label} & set(LIVE)
+    if not holders:
+        assert takers == [chosen(orphan.id, LIVE)]
+    else:
+        assert takers
+        assert set(takers) <= holders
+
+
+@given(workers, workers)
+def test_a_live_claimant_is_left_to_launch(label: str | None, claimed_by: str | None) -> None:
+    claim = Claimed(uuid4(), claimed_by, age=SETTLE + 1)
+    for me in LIVE:
+        if claimed_by in LIVE and claimed_by != me:
+            assert not mine(run(StateType.PENDING, label), claim, LIVE, me)
+
+
+@given(kinds, workers, workers)
+def test_a_fresh_claim_without_a_task_is_left_alone(kind: StateType, label: str | None, claimed_by: str | None) -> None:
+    claim = Claimed(uuid4(), claimed_by, age=SETTLE - 1)
+    assert not any(mine(run(kind, label), claim, LIVE, me) for me in LIVE)

@@ -9,7 +9,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from datetime import UTC
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import TypedDict
@@ -147,6 +147,7 @@ _Object = dict[str, Any]
 _Environment = Annotated[list[_Object], _items("name")]
 
 if TYPE_CHECKING:
+    _Container = dict[str, Any]
     _Definition = dict[str, Any]
     _RunTask = dict[str, Any]
 else:
@@ -166,6 +167,34 @@ else:
         overrides: _Overrides | None
         tags: Annotated[list[_Object], _items("key")]
         capacityProviderStrategy: list[_Object] | None
+
+
+class Volume(BaseModel):
+    """A volume and where the flow's container mounts it.
+
+    `name`, `mount_path` and `read_only` are ours, everything else is ECS's own: `efsVolumeConfiguration`, `host`,
+    `dockerVolumeConfiguration` of the definition, or RunTask's `managedEBSVolume`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+
+    name: str
+    mount_path: str
+    read_only: bool = False
+    managedEBSVolume: dict[str, Any] | None = None  # noqa: N815 - ECS's name
+
+    def definition(self) -> dict[str, Any]:
+        """The definition's part."""
+        launch = {"configuredAtLaunch": True} if self.managedEBSVolume else {}
+        return {"name": self.name, **(self.model_extra or {}), **launch}
+
+    def mount_point(self) -> dict[str, Any]:
+        """The container's part."""
+        return {"sourceVolume": self.name, "containerPath": self.mount_path, "readOnly": self.read_only}
+
+    def at_launch(self) -> list[dict[str, Any]]:
+        """RunTask's part."""
+        return [{"name": self.name, "managedEBSVolume": self.managedEBSVolume}] if self.managedEBSVolume else []
 
 
 class JobConfiguration(BaseModel):
@@ -198,6 +227,37 @@ class JobConfiguration(BaseModel):
     prefect_api_key_secret_arn: _Text = None
     prefect_api_auth_string_secret_arn: _Text = None
     execution_role_arn: _Text = None
+
+    # Beyond prefect-aws; see variables.py for what they mean.
+    secrets: dict[str, str] = Field(default={}, repr=False)
+    environment_files: list[str] = []
+    subnets: list[str] = []
+    security_groups: list[str] = []
+    assign_public_ip: bool | None = None
+    ephemeral_storage_gib: Annotated[int, Field(ge=21, le=200)] | None = None
+    cpu_architecture: Literal["X86_64", "ARM64"] | None = None
+    operating_system_family: _Text = None
+    gpu: Annotated[int, Field(ge=1)] | None = None
+    platform_version: _Text = None
+    propagate_tags: Literal["TASK_DEFINITION", "NONE"] | None = None
+    enable_execute_command: bool | None = None
+    group: _Text = None
+    placement_constraints: list[dict[str, Any]] = []
+    placement_strategy: list[dict[str, Any]] = []
+    volumes: list[Volume] = []
+    stop_timeout_seconds: Annotated[int, Field(ge=0, le=120)] | None = None
+    linux_init: bool | None = None
+    readonly_root_filesystem: bool | None = None
+    max_runtime_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    start_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    launch_timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 900
+    spot_fallback: bool = False
+    stream_output_to: Literal["worker", "prefect", "both"] | None = None
+    round_up_resources: bool = False
+    derive_task_definition: bool = False
+    task_definition_patch: _Definition = Field(default={}, repr=False)
+    container_patch: _Container = Field(default={}, repr=False)
+    run_task_patch: _RunTask = Field(default={}, repr=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -240,6 +300,8 @@ class JobConfiguration(BaseModel):
     @property
     def output(self) -> Output:
         """Where the container's CloudWatch lines are repeated."""
+        if self.stream_output_to:
+            return Output(self.stream_output_to)
         return Output.WORKER if self.stream_output else Output.NOWHERE
 
     @property
@@ -329,7 +391,7 @@ def prepare(configuration: JobConfiguration, context: FlowRunContext) -> Prepare
         **_identity_env(context),
         **configuration.env,
     }
-    from_secrets = set()
+    from_secrets = set(configuration.secrets)
     if configuration.prefect_api_key_secret_arn:
         from_secrets.add("PREFECT_API_KEY")
     if configuration.prefect_api_auth_string_secret_arn:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import prepare
 from ecs_worker.job.names import LONGEST_TAG_KEY, LONGEST_TAG_VALUE, ecs_name, generated_family, tag_text
+from ecs_worker.job.options import add_to_definition, add_to_overrides, add_to_run_task, given_network, patch
+from ecs_worker.job.sizes import cpu_units, memory_mib, next_fargate_pair
 from ecs_worker.model import LogStream
 
 if TYPE_CHECKING:
@@ -28,10 +30,11 @@ DEFAULT_CONTAINER = "prefect"
 DEFAULT_CPU = 1024  # CPU units
 DEFAULT_MEMORY = 2048  # MiB
 MOST_SUBNETS = 16  # RunTask, awsvpcConfiguration
+MOST_OVERRIDES = 8192  # characters; RunTask, `overrides`
 # The claim's tag on the task: like startedBy, it leads whoever finds the task to the claim.
 CLAIM_TAG = "ecs-worker/claim-id"
 
-_FARGATE_PROVIDERS = {"FARGATE", "FARGATE_SPOT"}
+FARGATE_PROVIDERS = {"FARGATE", "FARGATE_SPOT"}
 _SECRETS = {
     "PREFECT_API_KEY": "prefect_api_key_secret_arn",
     "PREFECT_API_AUTH_STRING": "prefect_api_auth_string_secret_arn",
@@ -79,13 +82,25 @@ def prepare_definition(configuration: JobConfiguration, context: FlowRunContext)
     container = _flow_container(containers, flow_container_name(configuration, None))
     container["image"] = container.get("image") or default_image(context.server_version, context.python_version)
     _configure_logs(container, configuration, context)
-    definition["family"] = _family(definition, context)
     if not definition.get("executionRoleArn"):
         definition["executionRoleArn"] = configuration.execution_role_arn or context.defaults.execution_role_arn
-    _size(definition, container, fargate=runs_on_fargate(configuration, context, definition))
+    add_to_definition(configuration, definition, container)
     _settle_environment(container, configuration, prepared)
+    definition = patch(definition, _definition_patch(configuration, container["name"]))
+    container = _flow_container(definition["containerDefinitions"], container["name"])
+    definition["family"] = _family(definition, context)
+    _size(definition, container, configuration, fargate=runs_on_fargate(configuration, context, definition))
+    _make_room(definition, container, configuration, context)
     cleaned: dict[str, Any] = _cleaned(definition)
     return cleaned
+
+
+def _definition_patch(configuration: JobConfiguration, container_name: str) -> dict[str, Any]:
+    """Both patches as one: the container's is the definition's for the container that runs the flow."""
+    if not configuration.container_patch:
+        return configuration.task_definition_patch
+    for_container = {"containerDefinitions": [{**configuration.container_patch, "name": container_name}]}
+    return patch(configuration.task_definition_patch, for_container)
 
 
 def _flow_container(containers: list[dict[str, Any]], name: str) -> dict[str, Any]:
@@ -130,11 +145,15 @@ def _configure_logs(container: dict[str, Any], configuration: JobConfiguration, 
     }
 
 
-def _size(definition: dict[str, Any], container: dict[str, Any], *, fargate: bool) -> None:
+def _size(
+    definition: dict[str, Any], container: dict[str, Any], configuration: JobConfiguration, *, fargate: bool
+) -> None:
     """Fargate wants CPU and memory of the task, other launch types of the container."""
-    cpu = definition.get("cpu") or DEFAULT_CPU
-    memory = definition.get("memory") or DEFAULT_MEMORY
+    cpu = cpu_units(definition.get("cpu") or DEFAULT_CPU)
+    memory = memory_mib(definition.get("memory") or DEFAULT_MEMORY)
     if fargate:
+        if configuration.round_up_resources:
+            cpu, memory = next_fargate_pair(cpu, memory) or (cpu, memory)
         definition |= {"cpu": cpu, "memory": memory}
         compatibilities = list(definition.get("requiresCompatibilities") or [])
         definition["requiresCompatibilities"] = [*compatibilities, *({"FARGATE"} - set(compatibilities))]
@@ -142,24 +161,27 @@ def _size(definition: dict[str, Any], container: dict[str, Any], *, fargate: boo
     else:
         container["cpu"] = container.get("cpu") or cpu
         container["memory"] = container.get("memory") or memory
-    for name in ("cpu", "memory"):
-        if definition.get(name):
-            definition[name] = str(definition[name])
-    for each in definition["containerDefinitions"]:
-        each |= {name: _integer(name, each[name]) for name in ("cpu", "memory") if each.get(name)}
+    _plain_sizes(definition, definition["containerDefinitions"])
 
 
-def _integer(name: str, value: Any) -> int:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise JobInvalid([f"{name} is {value!r}, which is no whole number; write CPU units or MiB."]) from None
+def _plain_sizes(task: dict[str, Any], containers: list[dict[str, Any]]) -> None:
+    """CPU and memory without units, as ECS wants them: texts for the task, numbers for containers."""
+    if task.get("cpu"):
+        task["cpu"] = str(cpu_units(task["cpu"]))
+    if task.get("memory"):
+        task["memory"] = str(memory_mib(task["memory"]))
+    for container in containers:
+        if container.get("cpu"):
+            container["cpu"] = cpu_units(container["cpu"])
+        if container.get("memory"):
+            container["memory"] = memory_mib(container["memory"])
 
 
 def _settle_environment(container: dict[str, Any], configuration: JobConfiguration, prepared: Prepared) -> None:
     """Secrets win over variables of the same name, and what the job sets to null is not in the definition."""
     container["environment"] = environment_list(_pairs(container.get("environment")), without=prepared.unset)
     secrets = {item["name"]: item for item in container.get("secrets") or [] if item.get("name")}
+    secrets |= {name: {"name": name, "valueFrom": arn} for name, arn in configuration.secrets.items()}
     for name, source in _SECRETS.items():
         if arn := getattr(configuration, source):
             secrets[name] = {"name": name, "valueFrom": arn}
@@ -210,8 +232,8 @@ def runs_on_fargate(configuration: JobConfiguration, context: FlowRunContext, de
     configured = configuration.task_run_request.get("launchType") or context.defaults.launch_type
     strategy = configuration.task_run_request.get("capacityProviderStrategy")
     if strategy and not configured:
-        return {item.get("capacityProvider") for item in strategy} <= _FARGATE_PROVIDERS
-    return launch_type_of(configuration, context, definition) in _FARGATE_PROVIDERS
+        return {item.get("capacityProvider") for item in strategy} <= FARGATE_PROVIDERS
+    return launch_type_of(configuration, context, definition) in FARGATE_PROVIDERS
 
 
 # Network ------------------------------------------------------------------------------------------------------
@@ -232,7 +254,7 @@ def network_need(configuration: JobConfiguration, definition: Mapping[str, Any])
     """What must be looked up for the task's network; None when nothing has to be."""
     if definition.get("networkMode") != "awsvpc":
         return None
-    given = _given_network(configuration)
+    given = given_network(configuration)
     if given.get("subnets") and not configuration.vpc_id:
         return None
     if not given and configuration.task_run_request.get("networkConfiguration"):
@@ -255,12 +277,6 @@ def network_configuration(need: NetworkNeed, subnets: Sequence[str]) -> dict[str
     return {"awsvpcConfiguration": {"assignPublicIp": "ENABLED", **need.given, "subnets": list(subnets)[:MOST_SUBNETS]}}
 
 
-def _given_network(configuration: JobConfiguration) -> dict[str, Any]:
-    """The job's own awsvpcConfiguration; RunTask's wrapping is tolerated."""
-    given = configuration.network_configuration
-    return dict(given.get("awsvpcConfiguration", given))
-
-
 # RunTask ------------------------------------------------------------------------------------------------------
 
 
@@ -280,14 +296,17 @@ def prepare_run_task(
     prepared = prepare(configuration, context)
     request["cluster"] = request.get("cluster") or configuration.cluster or context.defaults.cluster
     _choose_capacity(request, launch_type_of(configuration, context, definition))
-    given = _given_network(configuration)
+    given = given_network(configuration)
     if network:
         request["networkConfiguration"] = dict(network)
     elif given and definition.get("networkMode") == "awsvpc":
         request["networkConfiguration"] = {"awsvpcConfiguration": given}
     request["overrides"] = _overrides(request.get("overrides") or {}, configuration, context, definition, prepared)
     request["tags"] = _tags(request.get("tags"), prepared.labels, context)
-    cleaned: dict[str, Any] = _cleaned(request)
+    add_to_run_task(configuration, request)
+    cleaned: dict[str, Any] = _cleaned(patch(request, configuration.run_task_patch))
+    if overrides_length(cleaned) > MOST_OVERRIDES:
+        _leave_out_repeated(cleaned, configuration, definition)
     return cleaned
 
 
@@ -300,6 +319,12 @@ def _choose_capacity(request: dict[str, Any], launch_type: str | None) -> None:
         request["capacityProviderStrategy"] = [{"capacityProvider": "FARGATE_SPOT", "weight": 1}]
     elif launch_type:
         request["launchType"] = launch_type
+
+
+def without_spot(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The same RunTask request for On-Demand Fargate: what `spot_fallback` asks for when Spot has no capacity."""
+    kept = {key: value for key, value in request.items() if key != "capacityProviderStrategy"}
+    return {**kept, "launchType": "FARGATE"}
 
 
 def _overrides(
@@ -323,14 +348,23 @@ def _overrides(
             if container is flow
             else environment_list(environment)
         )
-        container |= {key: _integer(key, container[key]) for key in ("cpu", "memory") if container.get(key)}
     overrides = {**given, "containerOverrides": containers}
-    for key in ("cpu", "memory"):
-        if overrides.get(key):
-            overrides[key] = str(overrides[key])
+    add_to_overrides(configuration, overrides, flow)
+    _plain_sizes(overrides, containers)
+    if configuration.round_up_resources and runs_on_fargate(configuration, context, definition):
+        _round_up(overrides, definition)
     if not overrides.get("taskRoleArn") and not definition.get("taskRoleArn"):
         overrides["taskRoleArn"] = context.defaults.task_role_arn
     return overrides
+
+
+def _round_up(overrides: dict[str, Any], definition: Mapping[str, Any]) -> None:
+    """What the task gets in the end is the next pair that Fargate runs."""
+    cpu, memory = overrides.get("cpu") or definition.get("cpu"), overrides.get("memory") or definition.get("memory")
+    pair = next_fargate_pair(cpu_units(cpu), memory_mib(memory)) if cpu and memory else None
+    for key, value in zip(("cpu", "memory"), pair or (), strict=False):
+        if str(value) != (overrides.get(key) or str(definition.get(key))):
+            overrides[key] = str(value)
 
 
 def _flow_override(containers: list[dict[str, Any]], name: str) -> dict[str, Any]:
@@ -376,6 +410,54 @@ def _tags(given: Any, labels: Mapping[str, str], context: FlowRunContext) -> lis
         for key, value in {**tags, **labels, CLAIM_TAG: str(context.run.claim_id)}.items()
     }
     return [{"key": key, "value": value} for key, value in sorted(texts.items()) if key]
+
+
+# Room in the overrides ----------------------------------------------------------------------------------------
+
+
+def overrides_length(request: Mapping[str, Any]) -> int:
+    """Characters that RunTask counts against its limit: the overrides as JSON."""
+    return len(json.dumps(request.get("overrides", {}), separators=(",", ":"), ensure_ascii=False))
+
+
+def _make_room(
+    definition: dict[str, Any], container: dict[str, Any], configuration: JobConfiguration, context: FlowRunContext
+) -> None:
+    """Move the deployment's variables, largest first, into the definition until the overrides fit.
+
+    What differs from run to run stays out, so that the definition is still shared by the deployment's runs; so do
+    the worker's own settings, which hold its API key.
+    """
+    request = prepare_run_task(configuration, context, definition)
+    excess = overrides_length(request) - MOST_OVERRIDES
+    if excess <= 0:
+        return
+    run_env = context.run.job_variables.get("env")
+    per_run = {name.removeprefix("env.") for name in context.run.job_variables} | set(run_env or {})
+    movable = prepare(configuration, context).env.items() & dict(configuration.env).items()
+    environment = _pairs(container.get("environment"))
+    for name, value in sorted(movable, key=lambda item: (-len(item[1] or ""), item[0])):
+        if excess > 0 and name not in per_run:
+            environment[name] = value
+            excess -= len(json.dumps({"name": name, "value": value}, separators=(",", ":"), ensure_ascii=False))
+    container["environment"] = environment_list(environment)
+
+
+def _leave_out_repeated(
+    request: dict[str, Any], configuration: JobConfiguration, definition: Mapping[str, Any]
+) -> None:
+    """Leave out of the overrides what the definition's flow container says with the same value."""
+    name = flow_container_name(configuration, definition)
+    said = {
+        pair
+        for container in definition.get("containerDefinitions") or []
+        if container.get("name") == name
+        for pair in _pairs(container.get("environment")).items()
+    }
+    for container in request["overrides"]["containerOverrides"]:
+        if container.get("name") == name:
+            environment = _pairs(container.get("environment"))
+            container["environment"] = environment_list(dict(environment.items() - said))
 
 
 # Logs ---------------------------------------------------------------------------------------------------------

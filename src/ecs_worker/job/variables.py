@@ -102,15 +102,16 @@ class JobVariables(BaseModel):
         title="Image",
         description="Image of the flow's container. Default: the Prefect image of the server's version.",
     )
-    cpu: int | None = Field(
+    cpu: int | str | None = Field(
         default=None,
         title="CPU",
-        description="CPU units of the task; 1024 are one vCPU. Default: the task definition's, else 1024.",
+        description='CPU of the task: units, of which 1024 are one vCPU, or "1 vcpu". Default: the task definition\'s, '
+        "else 1024.",
     )
-    memory: int | None = Field(
+    memory: int | str | None = Field(
         default=None,
         title="Memory",
-        description="Memory of the task in MiB. Default: the task definition's, else 2048.",
+        description='Memory of the task: MiB, or "2 GB". Default: the task definition\'s, else 2048.',
     )
     container_name: str | None = Field(
         default=None,
@@ -187,6 +188,148 @@ class JobVariables(BaseModel):
         default=False,
         title="Match Latest Revision In Family",
         description="Reuse only the family's newest revision, and register a new one if it differs.",
+    )
+    secrets: dict[str, str] = Field(
+        default_factory=dict,
+        title="Secrets",
+        description="Environment variables from Secrets Manager or the SSM Parameter Store: name → ARN.",
+    )
+    environment_files: list[str] = Field(
+        default_factory=list,
+        title="Environment Files",
+        description="S3 ARNs of .env files for the flow's container; env wins over them, and earlier files win.",
+    )
+    subnets: list[str] = Field(
+        default_factory=list,
+        title="Subnets",
+        description="Subnets of the task, at most 16; no vpc_id is needed.",
+    )
+    security_groups: list[str] = Field(
+        default_factory=list,
+        title="Security Groups",
+        description="Security groups of the task, at most 5. Default: the VPC's own.",
+    )
+    assign_public_ip: bool | None = Field(
+        default=None,
+        title="Assign Public IP",
+        description="Give the task a public IP address. Default: yes in subnets that the worker looks up.",
+    )
+    ephemeral_storage_gib: int | None = Field(
+        default=None,
+        ge=21,
+        le=200,
+        title="Ephemeral Storage GiB",
+        description="Temporary disk of a Fargate task in GiB. Default: Fargate's 20.",
+    )
+    cpu_architecture: Literal["X86_64", "ARM64"] | None = Field(
+        default=None, title="CPU Architecture", description="Default: X86_64."
+    )
+    operating_system_family: str | None = Field(
+        default=None,
+        title="Operating System Family",
+        description="LINUX or one of the Windows families. Default: LINUX.",
+    )
+    gpu: int | None = Field(
+        default=None, ge=1, title="GPU", description="GPUs of the flow's container; not on Fargate."
+    )
+    platform_version: str | None = Field(
+        default=None, title="Platform Version", description="Fargate platform version. Default: LATEST."
+    )
+    propagate_tags: Literal["TASK_DEFINITION", "NONE"] | None = Field(
+        default=None, title="Propagate Tags", description="Copy the task definition's tags to the task."
+    )
+    enable_execute_command: bool | None = Field(
+        default=None,
+        title="Enable Execute Command",
+        description="Allow ECS Exec into the containers; needs a task role.",
+    )
+    group: str | None = Field(default=None, title="Group", description="Task group. Default: family:<family>.")
+    placement_constraints: list[dict[str, Any]] = Field(
+        default_factory=list,
+        title="Placement Constraints",
+        description="RunTask's placementConstraints; not on Fargate.",
+    )
+    placement_strategy: list[dict[str, Any]] = Field(
+        default_factory=list,
+        title="Placement Strategy",
+        description="RunTask's placementStrategy; not on Fargate.",
+    )
+    volumes: list[dict[str, Any]] = Field(
+        default_factory=list,
+        title="Volumes",
+        description="Volumes of the flow's container: name, mount_path, read_only, and ECS's efsVolumeConfiguration or "
+        "host, or managedEBSVolume for an EBS volume made at launch.",
+    )
+    stop_timeout_seconds: int | None = Field(
+        default=None,
+        ge=0,
+        le=120,
+        title="Stop Timeout Seconds",
+        description="Seconds between SIGTERM and SIGKILL when the task is stopped. Default: 30.",
+    )
+    linux_init: bool | None = Field(
+        default=None,
+        title="Linux Init",
+        description="Run an init process in the flow's container that forwards signals and reaps processes.",
+    )
+    readonly_root_filesystem: bool | None = Field(
+        default=None, title="Readonly Root Filesystem", description="Give the flow's container no writable root."
+    )
+    max_runtime_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        title="Max Runtime Seconds",
+        description="Stop a task that has been running for this many seconds. Default: never.",
+    )
+    start_attempts: int = Field(
+        default=3,
+        ge=1,
+        le=20,
+        title="Start Attempts",
+        description="Tasks to try when one fails to start for a reason that may pass.",
+    )
+    launch_timeout_seconds: float = Field(
+        default=900,
+        gt=0,
+        title="Launch Timeout Seconds",
+        description="Seconds to wait for capacity or through throttling until the launch is given up.",
+    )
+    spot_fallback: bool = Field(
+        default=False,
+        title="Spot Fallback",
+        description="Run on FARGATE when FARGATE_SPOT has no capacity.",
+    )
+    stream_output_to: Literal["worker", "prefect", "both"] | None = Field(
+        default=None,
+        title="Stream Output To",
+        description="Where the container's CloudWatch lines are repeated: the worker's output, the run's logs on the "
+        "server, or both. Default: the worker's with stream_output, else nowhere.",
+    )
+    round_up_resources: bool = Field(
+        default=False,
+        title="Round Up Resources",
+        description="Take the next CPU and memory that Fargate runs instead of refusing others.",
+    )
+    derive_task_definition: bool = Field(
+        default=False,
+        title="Derive Task Definition",
+        description="With task_definition_arn: register a changed copy where variables need one, in its own family.",
+    )
+    task_definition_patch: dict[str, Any] = Field(
+        default_factory=dict,
+        title="Task Definition Patch",
+        description="Merged deeply over the task definition; containers, volumes, variables are paired by name, null "
+        "removes.",
+    )
+    container_patch: dict[str, Any] = Field(
+        default_factory=dict,
+        title="Container Patch",
+        description="Merged deeply over the definition of the flow's container.",
+    )
+    run_task_patch: dict[str, Any] = Field(
+        default_factory=dict,
+        title="Run Task Patch",
+        description="Merged deeply over the RunTask request; container overrides are paired by name.",
     )
 
 

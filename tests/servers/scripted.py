@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Mapping
 
 
@@ -38,14 +39,15 @@ class Request:
 class ScriptedServer:
     """Gives the answers in turn, and the last one for ever."""
 
-    def __init__(self, *answers: Answer) -> None:
+    def __init__(self, *answers: Answer, scheme: str = "http") -> None:
         self.answers = list(answers)
+        self.scheme = scheme
         self.requests: list[Request] = []
         self.address = ""
 
     @property
     def url(self) -> str:
-        return f"http://{self.address}/api"
+        return f"{self.scheme}://{self.address}/api"
 
     async def handle(self, request: web.Request) -> web.Response:
         body = await request.read()
@@ -62,15 +64,15 @@ class ScriptedServer:
 
 
 @asynccontextmanager
-async def scripted(*answers: Answer) -> AsyncIterator[ScriptedServer]:
-    """Run a scripted server on 127.0.0.1."""
-    server = ScriptedServer(*answers)
+async def scripted(*answers: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[ScriptedServer]:
+    """Run a scripted server on 127.0.0.1, over HTTPS if `tls` is given."""
+    server = ScriptedServer(*answers, scheme="https" if tls else "http")
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", server.handle)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
         host, port = runner.addresses[0][:2]
         server.address = f"{host}:{port}"

@@ -115,7 +115,7 @@ class Transport:
 
     async def _request(self, method: str, path: str, body: Any) -> httpx.Response:
         # Encoded once: every attempt sends the very same bytes, which is what makes claims idempotent.
-        content = None if body is None else json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+        content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         if method != "GET":
             await self._ensure_csrf()
         try:
@@ -145,9 +145,11 @@ class Transport:
             request = self._client.build_request(method, self.base_url + path, content=content, headers=headers)
             return await self._client.send(request)
         except httpx.TransportError as failure:
-            what = str(failure) or type(failure).__name__
-            unreachable = PrefectUnreachable(f"{method} {path}: no answer from {self.base_url}: {self._redacted(what)}")
-            raise _Again(unreachable) from failure
+            what = self._redacted(str(failure) or type(failure).__name__)
+            message = f"{method} {path}: no answer from {self.base_url}: {what}"
+            if "CERTIFICATE_VERIFY_FAILED" in what:  # it will fail the same way again
+                raise PrefectUnreachable(f"{message}. PREFECT_API_SSL_CERT_FILE names the CA to trust.") from failure
+            raise _Again(PrefectUnreachable(message)) from failure
 
     async def _ensure_csrf(self, instead_of: str | None = None) -> None:
         """Fetch the CSRF token if the server has such, once for all requests that wait for it.

@@ -22,7 +22,7 @@ FARGATE: dict[int, tuple[int, ...]] = {
     32768: (60 * _GIB, 120 * _GIB, 244 * _GIB),
 }
 
-_AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)\s*", re.IGNORECASE)
 _CPU_UNITS = {"": 1, "vcpu": 1024, "vcpus": 1024}
 _MEMORY_UNITS = {"": 1, "mb": 1, "mib": 1, "gb": _GIB, "gib": _GIB}
 

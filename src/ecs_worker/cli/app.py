@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ecs_worker import __version__
+from ecs_worker.cli.local import local
 from ecs_worker.errors import UserError
 from ecs_worker.settings import PrefectSettings, WorkerSettings, load
 
@@ -118,6 +119,24 @@ def health(
     except OSError as error:
         typer.echo(f"No worker answers at {health_address}: {error}", err=True)
         raise typer.Exit(1) from None
+
+
+app.command()(local)
+
+
+@app.command()
+def demo(
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the servers and the worker up until Ctrl-C, and print their URLs.")
+    ] = False,
+) -> None:
+    """See the worker do its main job, in about a minute: real flows, a real Prefect server, an embedded AWS.
+
+    Starts a Prefect server of its own unless PREFECT_API_URL is set. Exit code 0 only if all came as it should.
+    """
+    from ecs_worker.cli.demo import run  # noqa: PLC0415 - `--help` needs none of this
+
+    raise typer.Exit(run(keep=keep))
 
 
 def _run(run: Any, *arguments: Any) -> None:

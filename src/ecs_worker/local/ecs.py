@@ -19,9 +19,11 @@ from moto.core.utils import utcnow
 from moto.ecs.models import EC2ContainerServiceBackend
 from moto.ecs.responses import EC2ContainerServiceResponse
 
+import ecs_worker.local.cloudformation  # noqa: F401 - its classes count from here on
 from ecs_worker.local import rules
 from ecs_worker.local.containers import Container, plan
 from ecs_worker.local.rules import Refused, client_error, invalid
+from ecs_worker.local.scheduler import RESTART_SECONDS, Scheduler
 from ecs_worker.local.services import Account
 from ecs_worker.local.tasks import STATE_LOCK, Task, now
 
@@ -61,12 +63,13 @@ class EcsBackend(EC2ContainerServiceBackend):  # type: ignore[misc]  # moto has 
         self.account = Account(account_id, region_name)
         self.running: dict[str, Task] = {}  # by ARN, stopped ones included
         self.answered: dict[tuple[str, str], _Answered] = {}  # by cluster and client token
+        self.scheduler = Scheduler(self)
         self.create_cluster("default", capacity_providers=sorted(rules.FARGATE_PROVIDERS))
 
     def reset(self) -> None:
         """Forget everything; running containers are stopped."""
         for task in self.running.values():
-            self._stop(task, "UserInitiated", "The embedded AWS was reset.")
+            self.end(task, "UserInitiated", "The embedded AWS was reset.")
         again = partial(self.__init__, engine=self.engine, retention=self.retention)  # type: ignore[misc]
         region, account = self.region_name, self.account_id
         self.__dict__ = {}
@@ -146,12 +149,16 @@ class EcsBackend(EC2ContainerServiceBackend):  # type: ignore[misc]  # moto has 
                     resource_ids=[task.arn for task in before.tasks],
                 )
             return list(before.tasks), list(before.failures), True
-        tasks, failures = self._run_new(request, cluster)
+        tasks, failures = self._run_in(cluster, request)
         if token:
             self.answered[cluster.name, token] = _Answered(said, tuple(tasks), tuple(failures), now())
         return tasks, failures, False
 
-    def _run_new(self, request: Mapping[str, Any], cluster: Any) -> tuple[list[Task], list[dict[str, str]]]:
+    def run_new(self, request: Mapping[str, Any]) -> tuple[list[Task], list[dict[str, str]]]:
+        """Run tasks, whatever ran before: the tasks and the failures."""
+        return self._run_in(self._active_cluster(request), request)
+
+    def _run_in(self, cluster: Any, request: Mapping[str, Any]) -> tuple[list[Task], list[dict[str, str]]]:
         definition = self._definition_to_run(request["taskDefinition"])
         launch_type, provider = self._launch_type(request, cluster)
         rules.check_fit(request, _told(definition), fargate=launch_type == "FARGATE")
@@ -273,13 +280,16 @@ class EcsBackend(EC2ContainerServiceBackend):  # type: ignore[misc]  # moto has 
             interface=interface,
             tags=_tags(request, cluster, definition),
             service=group.removeprefix("service:") if group.startswith("service:") else None,
-            on_stopped=self._give_back(definition, instance),
+            on_stopped=partial(self._stopped, cluster, group, definition, instance),
         )
 
-    def _give_back(self, definition: Any, instance: Any) -> Callable[[], None]:
-        if instance is None:
-            return lambda: None
-        return partial(self.update_container_instance_resources, instance, _needed(definition), removing=True)
+    def _stopped(self, cluster: Any, group: str, definition: Any, instance: Any) -> None:
+        """A task has stopped: its room is free again, and its service, if any, may want another."""
+        if instance is not None:
+            self.update_container_instance_resources(instance, _needed(definition), removing=True)
+        service = self.services.get(f"{cluster.name}:{group.removeprefix('service:')}")
+        if service and group.startswith("service:"):
+            self.engine.later(RESTART_SECONDS, partial(self.scheduler.reconcile, service))
 
     def find(self, request: Mapping[str, Any], task_ids: Sequence[str]) -> tuple[list[Task], list[dict[str, str]]]:
         """DescribeTasks: the tasks in the order asked, and MISSING for those this cluster doesn't know."""
@@ -340,12 +350,78 @@ class EcsBackend(EC2ContainerServiceBackend):  # type: ignore[misc]  # moto has 
             raise invalid("The referenced task was not found.")
         if task.desired_status != "STOPPED":
             task.tags = []  # "StopTask deletes tags"
-        self._stop(task, "UserInitiated", request.get("reason") or "Task stopped by user")
+        self.end(task, "UserInitiated", request.get("reason") or "Task stopped by user")
         return task
 
-    def _stop(self, task: Task, code: str, reason: str) -> None:
+    def end(self, task: Task, code: str, reason: str) -> None:
+        """Ask for a task's end; nothing happens when it was asked for before."""
         task.stop(code, reason)
         self.engine.wake(task)
+
+    # Services
+
+    def open_service(self, request: Mapping[str, Any]) -> Any:
+        """CreateService: moto's record of it, and its tasks."""
+        cluster = self._active_cluster(request)
+        name = request["serviceName"]
+        existing = self.services.get(f"{cluster.name}:{name}")
+        if existing and existing.status == "ACTIVE":
+            raise invalid("Creation of service was not idempotent.")
+        definition = self._definition_to_run(request["taskDefinition"])
+        launch_type, _ = self._launch_type(request, cluster)
+        rules.check_fit(request, _told(definition), fargate=launch_type == "FARGATE")
+        network = (request.get("networkConfiguration") or {}).get("awsvpcConfiguration")
+        service = self.create_service(
+            cluster.name,
+            name,
+            int(request.get("desiredCount", 1)),
+            definition.arn,
+            tags=request.get("tags"),
+            launch_type=launch_type,
+            platform_version=request.get("platformVersion"),
+            propagate_tags=request.get("propagateTags") or "NONE",
+            # moto can't do without security groups
+            network_configuration={"awsvpcConfiguration": {"securityGroups": [], **network}} if network else None,
+        )
+        service.created_at = utcnow()
+        self.scheduler.opened(service, request)
+        return self._counted(service)
+
+    def change_service(self, request: Mapping[str, Any]) -> Any:
+        """UpdateService: what is given changes; tasks of what was before are replaced."""
+        service = self._get_service(request.get("cluster") or "default", request["service"])
+        if request.get("taskDefinition"):
+            service.task_definition = self._definition_to_run(request["taskDefinition"]).arn
+        if request.get("desiredCount") is not None:
+            service.desired_count = int(request["desiredCount"])
+        if request.get("networkConfiguration"):
+            service.network_configuration = request["networkConfiguration"]
+        self.scheduler.updated(service, request)
+        return self._counted(service)
+
+    def delete_service(self, cluster_name: str, service_name: str, force: bool) -> Any:
+        """Its tasks stop."""
+        service = super().delete_service(cluster_name, service_name.rsplit("/", maxsplit=1)[-1], force)
+        self.scheduler.reconcile(service)
+        return service
+
+    def describe_services(self, cluster_str: str, service_names_or_arns: list[str]) -> Any:
+        """The services, with how many of their tasks run and wait."""
+        services, failures = super().describe_services(cluster_str, service_names_or_arns)
+        return [self._counted(service) for service in services], failures
+
+    def _counted(self, service: Any) -> Any:
+        statuses = [task.last_status for task in self.scheduler.tasks(service)]
+        service.running_count = statuses.count("RUNNING")
+        service.pending_count = len(statuses) - service.running_count
+        service.deployments[0] |= {
+            "desiredCount": service.desired_count,
+            "runningCount": service.running_count,
+            "pendingCount": service.pending_count,
+            "taskDefinition": service.task_definition,
+            "rolloutState": "COMPLETED" if service.running_count == service.desired_count else "IN_PROGRESS",
+        }
+        return service
 
     def _active_cluster(self, request: Mapping[str, Any]) -> Any:
         cluster = self._get_cluster(request.get("cluster") or "default")
@@ -424,6 +500,14 @@ class EcsResponse(EC2ContainerServiceResponse):  # type: ignore[misc]  # moto ha
         """StartTask places tasks by hand, which this package never does."""
         raise Refused("UnsupportedFeatureException", "The embedded AWS has no StartTask: use RunTask.")
 
+    def create_service(self) -> ActionResult:
+        """CreateService."""
+        return ActionResult({"service": self.ecs_backend.open_service(self.params)})
+
+    def update_service(self) -> ActionResult:
+        """UpdateService."""
+        return ActionResult({"service": self.ecs_backend.change_service(self.params)})
+
     def register_task_definition(self) -> ActionResult:
         """RegisterTaskDefinition; the tags stand beside the definition."""
         result = super().register_task_definition()
@@ -496,6 +580,6 @@ def _family_and_revision(arn: str) -> tuple[str, int]:
 
 
 def install(engine: Engine, *, retention: float) -> None:
-    """Make moto use these classes. Before its first request."""
+    """Make moto use these classes, and those of `cloudformation`. Before its first request."""
     moto.ecs.models.ecs_backends.backend = partial(EcsBackend, engine=engine, retention=retention)
     moto.ecs.urls.url_paths["{0}/$"] = EcsResponse.dispatch

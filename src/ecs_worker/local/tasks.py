@@ -138,6 +138,16 @@ class Engine:
         """Let a task notice that it is to stop. From any thread."""
         self._loop.call_soon_threadsafe(task.stop_asked.set)
 
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Do something on the loop after a while, with the state lock held. Not when everything ends."""
+
+        def act() -> None:
+            with STATE_LOCK:
+                if not self._closing:
+                    action()
+
+        self._loop.call_soon_threadsafe(self._loop.call_later, seconds, act)
+
     async def close(self) -> None:
         """End every task. Containers get SIGTERM, and SIGKILL soon after; returns when all have ended."""
         self._closing = True

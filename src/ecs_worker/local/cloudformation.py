@@ -1,0 +1,179 @@
+"""ECS task definitions and services in CloudFormation templates, with all that they say.
+
+moto's own lose most of it. Its CloudFormation finds a resource type's class among the direct subclasses of
+CloudFormationModel; of two for one type the later defined one counts, so these must be imported before the first stack.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from moto.core.common_models import CloudFormationModel
+from moto.ecs.models import ecs_backends
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Members whose keys are the user's own, not AWS's names.
+_USERS_KEYS = frozenset({"Options", "DockerLabels", "DriverOpts", "Labels"})
+_ODD_NAMES = {
+    "EFSVolumeConfiguration": "efsVolumeConfiguration",
+    "IAM": "iam",
+    "EnableECSManagedTags": "enableECSManagedTags",
+}
+_REGISTERED = {
+    "Cpu": "cpu",
+    "Memory": "memory",
+    "NetworkMode": "network_mode",
+    "RequiresCompatibilities": "requires_compatibilities",
+    "TaskRoleArn": "task_role_arn",
+    "ExecutionRoleArn": "execution_role_arn",
+    "Volumes": "volumes",
+    "PlacementConstraints": "placement_constraints",
+    "RuntimePlatform": "runtime_platform",
+    "EphemeralStorage": "ephemeral_storage",
+    "IpcMode": "ipc_mode",
+    "PidMode": "pid_mode",
+    "ProxyConfiguration": "proxy_configuration",
+    "Tags": "tags",
+}
+
+
+def api_names(value: Any) -> Any:
+    """A template's properties with the API's names: `LogConfiguration` → `logConfiguration`, however deep."""
+    if isinstance(value, list):
+        return [api_names(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        _ODD_NAMES.get(name, name[:1].lower() + name[1:]): item if name in _USERS_KEYS else api_names(item)
+        for name, item in value.items()
+    }
+
+
+class TaskDefinitionResource(CloudFormationModel):  # type: ignore[misc]  # moto has no types
+    """AWS::ECS::TaskDefinition."""
+
+    __module__ = "moto.ecs.models"  # moto derives the service from it
+
+    @staticmethod
+    def cloudformation_name_type() -> str:
+        """It has no name of its own."""
+        return ""
+
+    @staticmethod
+    def cloudformation_type() -> str:
+        """The resource type."""
+        return "AWS::ECS::TaskDefinition"
+
+    @classmethod
+    def create_from_cloudformation_json(
+        cls,
+        resource_name: str,
+        cloudformation_json: Mapping[str, Any],
+        account_id: str,
+        region_name: str,
+        **_: Any,
+    ) -> Any:
+        """Register the task definition."""
+        properties = cloudformation_json["Properties"]
+        given = {name: api_names(properties[key]) for key, name in _REGISTERED.items() if key in properties}
+        for size in ("cpu", "memory"):
+            if size in given:
+                given[size] = str(given[size])
+        containers = api_names(properties.get("ContainerDefinitions", []))
+        family = properties.get("Family") or resource_name
+        return ecs_backends[account_id][region_name].register_task_definition(family, containers, **given)
+
+    @classmethod
+    def update_from_cloudformation_json(
+        cls,
+        original_resource: Any,
+        new_resource_name: str,  # noqa: ARG003 - moto passes it
+        cloudformation_json: Mapping[str, Any],
+        account_id: str,
+        region_name: str,
+    ) -> Any:
+        """Every change is a replacement: a new revision, of the same family unless the template names another."""
+        family = original_resource.family
+        made = cls.create_from_cloudformation_json(family, cloudformation_json, account_id, region_name)
+        ecs_backends[account_id][region_name].deregister_task_definition(original_resource.arn)
+        return made
+
+    @classmethod
+    def delete_from_cloudformation_json(
+        cls,
+        resource_name: str,
+        cloudformation_json: Mapping[str, Any],  # noqa: ARG003 - moto passes it
+        account_id: str,
+        region_name: str,
+    ) -> None:
+        """Deregister the task definition."""
+        ecs_backends[account_id][region_name].deregister_task_definition(resource_name)
+
+
+class ServiceResource(CloudFormationModel):  # type: ignore[misc]  # moto has no types
+    """AWS::ECS::Service."""
+
+    __module__ = "moto.ecs.models"
+
+    @staticmethod
+    def cloudformation_name_type() -> str:
+        """The property that holds its name."""
+        return "ServiceName"
+
+    @staticmethod
+    def cloudformation_type() -> str:
+        """The resource type."""
+        return "AWS::ECS::Service"
+
+    @classmethod
+    def create_from_cloudformation_json(
+        cls,
+        resource_name: str,
+        cloudformation_json: Mapping[str, Any],
+        account_id: str,
+        region_name: str,
+        **_: Any,
+    ) -> Any:
+        """Make the service; its tasks start."""
+        request = cls._request(cloudformation_json) | {"serviceName": resource_name}
+        return ecs_backends[account_id][region_name].open_service(request)
+
+    @classmethod
+    def update_from_cloudformation_json(
+        cls,
+        original_resource: Any,
+        new_resource_name: str,
+        cloudformation_json: Mapping[str, Any],
+        account_id: str,
+        region_name: str,
+    ) -> Any:
+        """Change the service; a new name makes a new one."""
+        backend = ecs_backends[account_id][region_name]
+        # moto makes a new name at each update when the template gives none.
+        named = cloudformation_json["Properties"].get("ServiceName", original_resource.name)
+        if named != original_resource.name:
+            backend.delete_service(original_resource.cluster_name, original_resource.name, force=True)
+            return cls.create_from_cloudformation_json(new_resource_name, cloudformation_json, account_id, region_name)
+        return backend.change_service(cls._request(cloudformation_json) | {"service": named})
+
+    @classmethod
+    def delete_from_cloudformation_json(
+        cls,
+        resource_name: str,
+        cloudformation_json: Mapping[str, Any],  # noqa: ARG003 - moto passes it
+        account_id: str,
+        region_name: str,
+    ) -> None:
+        """Delete the service, named by its ARN; its tasks stop."""
+        cluster, name = resource_name.split("/")[-2:]
+        ecs_backends[account_id][region_name].delete_service(cluster, name, force=True)
+
+    @staticmethod
+    def _request(cloudformation_json: Mapping[str, Any]) -> dict[str, Any]:
+        """The API's request. References may have been put in as moto's objects."""
+        request = api_names(cloudformation_json["Properties"])
+        for name in ("cluster", "taskDefinition"):
+            request[name] = getattr(request.get(name), "arn", request.get(name))
+        return {"cluster": "default", **{name: value for name, value in request.items() if value is not None}}

@@ -1,0 +1,1 @@
+"""Tests of the embedded AWS, through real clients of the served process."""

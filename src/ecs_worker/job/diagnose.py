@@ -116,7 +116,7 @@ def _by_side_car(task: TaskFacts, own: ContainerFacts | None) -> _Judgement | No
         return None
     innocent = {None, _SIGTERM, _SIGKILL} | ({0} if own.exit_code == _SIGKILL else set())
     for other in task.containers:
-        if other is not own and other.exit_code not in innocent:
+        if other.exit_code not in innocent:
             known = known_reason(other.reason) if other.reason else None
             return _Judgement(
                 f"The side-car container {other.name!r} exited with code {other.exit_code}, and ECS stopped the whole "

@@ -1,16 +1,14 @@
 """An HTTP and WebSocket reverse proxy in front of a real Prefect server, with faults on request.
 
 Actions are templated: `POST /flow_runs/{id}/set_state PENDING`, `POST /work_pools/{name}/get_scheduled_flow_runs`,
-`WS /events/out`. As a command: `python -m simulator.chaos_proxy --upstream http://127.0.0.1:4200 --port 4201`.
+`WS /events/out`. As a command: `python -m simulator proxy --upstream http://127.0.0.1:4200 --port 4201`.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import re
-import signal
 from typing import TYPE_CHECKING, Self
 
 from aiohttp import ClientConnectionError, ClientSession, TCPConnector, WSMsgType, WSServerHandshakeError, web
@@ -260,19 +258,8 @@ def _injected(injected: Injected) -> web.Response:
     return web.json_response({"exception_message": text}, status=rule.status or status, headers=headers)
 
 
-async def _main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m simulator.chaos_proxy", description=__doc__)
-    parser.add_argument("--upstream", required=True, help="the Prefect server, without /api")
-    parser.add_argument("--port", type=int, default=0, help="0: a free one, printed as JSON")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    async with ChaosProxy(given.upstream, port=given.port, seed=given.seed) as proxy:
-        print(json.dumps({"url": proxy.url, "api_url": proxy.api_url}), flush=True)  # noqa: T201 - how its starter learns the port
-        await stopped.wait()
-
-
-if __name__ == "__main__":
-    asyncio.run(_main())
+async def serve(proxy: ChaosProxy) -> None:
+    """Runs until cancelled."""
+    async with proxy:
+        print(json.dumps({"url": proxy.url, "api_url": proxy.api_url}), flush=True)  # noqa: T201 - tells the port
+        await asyncio.Event().wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,7 @@ class Clock:
         if self._armed is not None:
             self._armed.cancel()
             self._armed = None
-        if self._heap and self._speed > 0:
-            real = max(0.0, (self._heap[0][0] - self.now()) / self._speed)
+        left = self._heap[0][0] - self.now() if self._heap else math.inf
+        if left <= 0 or (left < math.inf and self._speed > 0):
+            real = left / self._speed if left > 0 else 0.0
             self._armed = asyncio.get_running_loop().call_later(real, self.run_due)

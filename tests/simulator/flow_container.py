@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from simulator.tasks import FlowScript
 
 _RETRIED = {408, 429, 502, 503}
-_ATTEMPTS = 12
 USER_AGENT = "simulated-container/1"
 
 
@@ -38,7 +37,7 @@ async def play_flow(
     http: ClientSession, environment: Mapping[str, str], script: FlowScript, on_running: Callable[[], None]
 ) -> FlowEnd:
     """Runs the flow run that the environment names. `on_running` is called when the server lets it run."""
-    run = _Run(http, environment)
+    run = _Run(http, environment, script.attempts)
     try:
         return await _play(run, script, on_running)
     except _Unreachable:
@@ -74,8 +73,9 @@ async def _work(run: _Run, script: FlowScript) -> bool:
 class _Run:
     """The flow run on its server."""
 
-    def __init__(self, http: ClientSession, environment: Mapping[str, str]) -> None:
+    def __init__(self, http: ClientSession, environment: Mapping[str, str], attempts: int) -> None:
         self._http = http
+        self._attempts = attempts
         api = environment.get("PREFECT_API_URL", "").rstrip("/")
         self._url = f"{api}/flow_runs/{environment.get('PREFECT__FLOW_RUN_ID', '')}"
         self._headers = {"User-Agent": USER_AGENT} | _authorization(environment)
@@ -87,7 +87,7 @@ class _Run:
         """Whether the server accepted the state. When it says WAIT, it is asked again."""
         body = {"state": {"type": kind, "name": name}, "force": False}
         answer: dict[str, Any] = {}
-        for _ in range(_ATTEMPTS):
+        for _ in range(self._attempts):
             answer = await self._ask("POST", f"{self._url}/set_state", body)
             if answer.get("status") != "WAIT":
                 break
@@ -95,7 +95,7 @@ class _Run:
         return answer.get("status") == "ACCEPT"
 
     async def _ask(self, method: str, url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(self._attempts):
             try:
                 async with self._http.request(
                     method, url, json=body, headers=self._headers, timeout=ClientTimeout(30)

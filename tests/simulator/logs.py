@@ -231,7 +231,7 @@ class Logs:
             forward = f"f/{page[-1].timestamp}:{page[-1].serial}"
         elif low < high:  # an empty page that is not the end
             before = stream.visible[low]
-            forward = f"f/{before.timestamp}:{before.serial - 1}"
+            forward = f"f/{before.timestamp}:{before.serial - 1}:{self._ids.hex(8)}"
         else:
             forward = token or f"f/{params.get('startTime', 0)}:0"
         backward = f"b/{page[0].timestamp}:{page[0].serial}" if page else f"b/{forward[2:]}"
@@ -362,9 +362,9 @@ def _exists(stream: LogStream, now: float) -> bool:
 
 
 def _position(place: str) -> LogEvent:
-    timestamp, _, serial = place.partition(":")
+    timestamp, _, rest = place.partition(":")
     try:
-        return LogEvent(int(timestamp), int(serial), "", 0.0)
+        return LogEvent(int(timestamp), int(rest.partition(":")[0]), "", 0.0)
     except ValueError:
         raise ServiceError("InvalidParameterException", "The specified nextToken is invalid.") from None
 

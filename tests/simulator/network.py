@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from simulator.service import Ids, Place, ServiceError
@@ -88,7 +87,7 @@ class Sts:
                 "AccessKeyId": key,
                 "SecretAccessKey": self._ids.hex(40),
                 "SessionToken": self._ids.hex(64),
-                "Expiration": datetime.fromtimestamp(expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "Expiration": expires,
             },
             "AssumedRoleUser": {
                 "AssumedRoleId": f"AROASIMULATED:{session}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
@@ -94,10 +95,8 @@ def _later(known: dict[str, Callable[..., None]], name: str) -> Callable[[Any, s
 
 
 def _structure(shape: Any, known: dict[str, Callable[..., None]]) -> Callable[[Any, str, list[Problem]], None]:
-    members = {
-        member.serialization.get("name", name): _compile(member, known) for name, member in shape.members.items()
-    }
-    required = [shape.members[name].serialization.get("name", name) for name in shape.required_members]
+    members = {name: _compile(member, known) for name, member in shape.members.items()}
+    required = list(shape.required_members)
 
     def check(value: Any, path: str, problems: list[Problem]) -> None:
         if not isinstance(value, dict):
@@ -195,6 +194,8 @@ def _xml(shape: Any, name: str, value: Any) -> str:
             inner = "".join(_xml(shape.member, item, one) for one in value)
         case "boolean":
             inner = "true" if value else "false"
+        case "timestamp":
+            inner = datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         case _:
             inner = escape(str(value))
     return f"<{name}>{inner}</{name}>"

@@ -53,17 +53,17 @@ START_FAILURES: dict[str, tuple[str, str]] = {
         "PENDING",
         (
             "ResourceInitializationError: unable to pull secrets or registry auth: execution resource retrieval "
-            "failed: unable to retrieve secret from asm: service call has been retried 1 time(s): failed to fetch secret "
-            "arn:aws:secretsmanager:us-east-1:123456789012:secret:flow: AccessDeniedException: User is not authorized "
-            "to perform: secretsmanager:GetSecretValue"
+            "failed: unable to retrieve secret from asm: service call has been retried 1 time(s): failed to fetch "
+            "secret arn:aws:secretsmanager:us-east-1:123456789012:secret:flow: AccessDeniedException: User is not "
+            "authorized to perform: secretsmanager:GetSecretValue"
         ),
     ),
     "secret_missing": (
         "PENDING",
         (
             "ResourceInitializationError: unable to pull secrets or registry auth: execution resource retrieval "
-            "failed: unable to retrieve secret from asm: service call has been retried 1 time(s): failed to fetch secret: "
-            "ResourceNotFoundException: Secrets Manager can't find the specified secret."
+            "failed: unable to retrieve secret from asm: service call has been retried 1 time(s): failed to fetch "
+            "secret: ResourceNotFoundException: Secrets Manager can't find the specified secret."
         ),
     ),
     "secret_timeout": (
@@ -183,6 +183,7 @@ class FlowScript:
     seconds: float = 0.0
     ends_as: Literal["COMPLETED", "FAILED", "CRASHED", "PAUSED"] | None = "COMPLETED"
     heeds_cancel: bool = True
+    attempts: int = 12  # per request, with up to 3 s between them, before the container gives up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

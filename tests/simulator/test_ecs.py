@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from simulator.aws import AwsSimulator
 from simulator.faults import What, fault
-from simulator.helpers import DEFINITION, NETWORK, code_of, error_of, run_task
+from simulator.helpers import DEFINITION, NETWORK, code_of, error_of, run_task, until
 from simulator.tasks import (
     START_FAILURES,
     ContainerScript,
@@ -19,6 +18,7 @@ from simulator.tasks import (
 )
 
 if TYPE_CHECKING:
+    from simulator.aws import AwsSimulator
     from simulator.conftest import Clients
 
 pytestmark = pytest.mark.anyio
@@ -70,6 +70,19 @@ async def test_a_late_jump_keeps_the_times_that_were_planned(aws: AwsSimulator, 
     aws.advance(500)
     task = await described(flows, arn)
     assert (task["stoppedAt"] - task["createdAt"]).total_seconds() == pytest.approx(110, abs=0.01)
+
+
+async def test_the_clock_can_run_fast(aws: AwsSimulator, flows: Any) -> None:
+    aws.clock.set_speed(600)
+    aws.ecs.scripts.default = TaskScript(provisioning=30, pending=30, activating=30, running=60)
+    arn = await launched(flows)
+
+    async def stopped() -> bool:
+        return bool((await described(flows, arn))["lastStatus"] == "STOPPED")
+
+    await until(stopped, 5)
+    task = await described(flows, arn)
+    assert (task["stoppedAt"] - task["createdAt"]).total_seconds() == pytest.approx(150, abs=0.01)
 
 
 async def test_a_stopped_task_is_forgotten_after_an_hour(aws: AwsSimulator, flows: Any) -> None:

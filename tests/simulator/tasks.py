@@ -77,8 +77,9 @@ START_FAILURES: dict[str, tuple[str, str]] = {
     "log_group_missing": (
         "PENDING",
         (
-            "ResourceInitializationError: failed to validate logger args: The task cannot find the Amazon CloudWatch "
-            "log group defined in the task definition. ResourceNotFoundException: The specified log group does not exist."
+            "ResourceInitializationError: failed to validate logger args: The task cannot find the Amazon "
+            "CloudWatch log group defined in the task definition. ResourceNotFoundException: The specified log "
+            "group does not exist."
         ),
     ),
     "log_access_denied": (

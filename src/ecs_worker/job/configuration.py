@@ -255,6 +255,10 @@ class JobConfiguration(BaseModel):
     stream_output_to: Literal["worker", "prefect", "both"] | None = None
     round_up_resources: bool = False
     derive_task_definition: bool = False
+    inline_task_definition: _Definition = Field(default={}, repr=False)
+    task_definition_path: _Text = None
+    run_task_kwargs: _RunTask = Field(default={}, repr=False)
+    run_task_kwargs_path: _Text = None
     task_definition_patch: _Definition = Field(default={}, repr=False)
     container_patch: _Container = Field(default={}, repr=False)
     run_task_patch: _RunTask = Field(default={}, repr=False)

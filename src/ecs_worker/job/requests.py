@@ -368,17 +368,19 @@ def _round_up(overrides: dict[str, Any], definition: Mapping[str, Any]) -> None:
 
 
 def _flow_override(containers: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """The flow container's entry among the overrides, made if it is missing; a first one without name is meant."""
+    """The flow container's entry among the overrides, made if it is missing.
+
+    A first entry without a name is meant for it too, below one that has its name.
+    """
     for container in containers:
         if container.get("name"):
             container["name"] = ecs_name(str(container["name"]))
-    if containers and not containers[0].get("name"):
-        containers[0]["name"] = name
-    for container in containers:
-        if container.get("name") == name:
-            return container
-    containers.append({"name": name})
-    return containers[-1]
+    meant = containers.pop(0) if containers and not containers[0].get("name") else {}
+    same = [index for index, container in enumerate(containers) if container.get("name") == name]
+    at = same[0] if same else 0
+    named = containers.pop(at) if same else {}
+    containers.insert(at, patch(meant, {**named, "name": name}))
+    return containers[at]
 
 
 def _words(command: str) -> list[str]:

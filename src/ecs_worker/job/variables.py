@@ -315,6 +315,27 @@ class JobVariables(BaseModel):
         title="Derive Task Definition",
         description="With task_definition_arn: register a changed copy where variables need one, in its own family.",
     )
+    task_definition: dict[str, Any] = Field(
+        default_factory=dict,
+        title="Task Definition",
+        description="A task definition to start from. The flow runs in its container named container_name, flow or "
+        "prefect; if there is none, one is added.",
+    )
+    task_definition_path: str | None = Field(
+        default=None,
+        title="Task Definition Path",
+        description="The same, from a YAML or JSON file that the worker reads: a local path or s3://bucket/key.",
+    )
+    run_task_kwargs: dict[str, Any] = Field(
+        default_factory=dict,
+        title="Run Task Kwargs",
+        description="Arguments of RunTask, merged over the pool's; container overrides are paired by name.",
+    )
+    run_task_kwargs_path: str | None = Field(
+        default=None,
+        title="Run Task Kwargs Path",
+        description="The same, from a YAML or JSON file that the worker reads: a local path or s3://bucket/key.",
+    )
     task_definition_patch: dict[str, Any] = Field(
         default_factory=dict,
         title="Task Definition Patch",
@@ -369,7 +390,11 @@ def default_base_job_template() -> dict[str, Any]:
     configuration: dict[str, Any] = {name: f"{{{{ {name} }}}}" for name in JobConfiguration.model_fields}
     return {
         "job_configuration": configuration
-        | {"task_definition": _TASK_DEFINITION, "task_run_request": _TASK_RUN_REQUEST},
+        | {
+            "task_definition": _TASK_DEFINITION,
+            "task_run_request": _TASK_RUN_REQUEST,
+            "inline_task_definition": "{{ task_definition }}",
+        },
         "variables": {
             "type": "object",
             "description": schema["description"],

@@ -108,6 +108,7 @@ def problems(variables: dict[str, Any], **more: Any) -> tuple[str, ...]:
 
 def flow_override(request: dict[str, Any]) -> dict[str, Any]:
     [container] = request["overrides"]["containerOverrides"]
+    assert isinstance(container, dict)
     return container | {"environment": {item["name"]: item["value"] for item in container["environment"]}}
 
 

@@ -1,0 +1,115 @@
+"""Definitions and RunTask arguments that a job brings along, as Prefect 1's ECS agent took them, and derived ones.
+
+Each function returns a changed configuration; what follows treats it like one that a template gave.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ecs_worker.errors import JobInvalid
+from ecs_worker.job.configuration import JobConfiguration
+from ecs_worker.job.names import LONGEST_NAME, ecs_name
+from ecs_worker.job.options import patch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# The agent's rule: the flow runs in the container of the first of these names, or in a new one of the first name.
+_AGENT_CONTAINERS = ("flow", "prefect")
+_DERIVED = "-derived"
+
+
+def paths(configuration: JobConfiguration) -> frozenset[str]:
+    """Files and `s3://` objects that the job names and that must be read for `with_documents`."""
+    named = (configuration.task_definition_path, configuration.run_task_kwargs_path)
+    return frozenset(path for path in named if path)
+
+
+def with_documents(configuration: JobConfiguration, contents: Mapping[str, Any]) -> JobConfiguration:
+    """With the job's own task definition and RunTask arguments put in; `contents` by path, parsed.
+
+    The task definition lies below what the template says, the RunTask arguments above it, as the agent had it.
+    Raises JobInvalid if a document is no mapping, or one is given both inline and by path.
+    """
+    definition = _one("task_definition", configuration.inline_task_definition, configuration, contents)
+    arguments = _one("run_task_kwargs", configuration.run_task_kwargs, configuration, contents)
+    if definition:
+        names = [container.get("name") for container in definition.get("containerDefinitions") or []]
+        found = next((name for name in _AGENT_CONTAINERS if name in names), _AGENT_CONTAINERS[0])
+        configuration = _over(definition, configuration, configuration.container_name or found)
+    if arguments:
+        merged = patch(configuration.task_run_request, arguments)
+        configuration = configuration.model_copy(update={"task_run_request": merged})
+    return configuration
+
+
+def derived(configuration: JobConfiguration, described: Mapping[str, Any], container: str) -> JobConfiguration:
+    """For `derive_task_definition`: the reused definition as the base of our own, in a family of its own.
+
+    `described` is the reused definition as a RegisterTaskDefinition request, `container` the one that runs the flow.
+    """
+    base = dict(described)
+    base["family"] = ecs_name(str(described.get("family", "")))[: LONGEST_NAME - len(_DERIVED)] + _DERIVED
+    request = {key: value for key, value in configuration.task_run_request.items() if key != "taskDefinition"}
+    return _over(base, configuration.model_copy(update={"task_run_request": request}), container)
+
+
+def ignored_variables(configuration: JobConfiguration) -> list[str]:
+    """Job variables that have no effect because the task definition is reused as it is."""
+    if not configuration.reused_definition:
+        return []
+    names = [name for name in _CHANGE_THE_DEFINITION if getattr(configuration, name)]
+    rendered = configuration.task_definition
+    containers = rendered.get("containerDefinitions") or []
+    names += ["image"] * any(container.get("image") for container in containers)
+    names += ["family"] * bool(rendered.get("family"))
+    return sorted(names)
+
+
+_CHANGE_THE_DEFINITION = (
+    "execution_role_arn",
+    "configure_cloudwatch_logs",
+    "prefect_api_key_secret_arn",
+    "prefect_api_auth_string_secret_arn",
+    "secrets",
+    "cpu_architecture",
+    "operating_system_family",
+    "gpu",
+    "volumes",
+    "stop_timeout_seconds",
+    "linux_init",
+    "readonly_root_filesystem",
+    "inline_task_definition",
+    "task_definition_path",
+    "task_definition_patch",
+    "container_patch",
+)
+
+
+def _one(
+    name: str, inline: Mapping[str, Any], configuration: JobConfiguration, contents: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    path = getattr(configuration, f"{name}_path")
+    if not path:
+        return inline
+    if inline:
+        raise JobInvalid([f"Both {name} and {name}_path are set; leave one out."])
+    document = contents.get(path)
+    if not isinstance(document, dict):
+        raise JobInvalid([f"{name}_path: {path} holds no mapping; write the ECS request as YAML or JSON there."])
+    validated: Mapping[str, Any] = getattr(JobConfiguration.load({name: document}), name)
+    return validated
+
+
+def _over(base: Mapping[str, Any], configuration: JobConfiguration, container: str) -> JobConfiguration:
+    """The configuration with its rendered task definition merged over `base`, the flow in `container`."""
+    rendered = {key: value for key, value in configuration.task_definition.items() if value}
+    # The template's container for the flow may have no name: it is meant for this one.
+    containers = [item for item in rendered.pop("containerDefinitions", []) if item] or [{}]
+    named = [{**item, "name": item.get("name") or container} for item in containers]
+    if all(item["name"] != container for item in named):
+        named.append({"name": container})
+    below = {"containerDefinitions": [], **base}
+    merged = patch(below, {**rendered, "containerDefinitions": named})
+    return configuration.model_copy(update={"task_definition": merged, "container_name": container})

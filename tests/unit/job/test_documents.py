@@ -1,0 +1,130 @@
+"""Task definitions and RunTask arguments that a job brings along."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from ecs_worker.errors import JobInvalid
+from ecs_worker.job.configuration import FlowRunContext, JobConfiguration, render_configuration
+from ecs_worker.job.documents import derived, ignored_variables, paths, with_documents
+from ecs_worker.job.requests import prepare_definition, prepare_run_task
+from ecs_worker.job.variables import default_base_job_template
+from ecs_worker.model import ClaimedRun
+
+CONTEXT = FlowRunContext(
+    run=ClaimedRun(UUID(int=1), "run", UUID(int=9), UUID(int=2), None, {}),
+    flow_name="flow",
+    pool_id=UUID(int=4),
+    pool_name="pool",
+    worker_name="w1",
+    region="eu-west-1",
+    server_version="3.8.8",
+    python_version="3.12",
+)
+
+
+def load(variables: dict[str, Any]) -> JobConfiguration:
+    return JobConfiguration.load(render_configuration(default_base_job_template(), variables, {}))
+
+
+def build(configuration: JobConfiguration) -> tuple[dict[str, Any], dict[str, Any]]:
+    definition = prepare_definition(configuration, CONTEXT)
+    assert definition is not None
+    return definition, prepare_run_task(configuration, CONTEXT, definition)
+
+
+SIDE = {"name": "side", "image": "envoy:1", "essential": False}
+
+
+@pytest.mark.parametrize(
+    ("containers", "variables", "expected"),
+    [
+        ([SIDE, {"name": "flow", "image": "f"}], {}, [SIDE, {"name": "flow", "image": "f"}]),
+        ([SIDE, {"name": "prefect", "image": "f"}], {"image": "g"}, [SIDE, {"name": "prefect", "image": "g"}]),
+        ([SIDE], {}, [SIDE, {"name": "flow", "image": "prefecthq/prefect:3.8.8-python3.12"}]),
+        ([], {"image": "g"}, [{"name": "flow", "image": "g"}]),
+        ([{"name": "flow", "image": "f"}, SIDE], {"container_name": "side"}, [{"name": "flow", "image": "f"}, SIDE]),
+    ],
+)
+def test_the_flow_s_container_follows_the_agent_s_rule(
+    containers: list[Any], variables: dict[str, Any], expected: list[Any]
+) -> None:
+    document = {"family": "mine", "cpu": "512", "memory": "1024", "containerDefinitions": containers}
+    flow = variables.get("container_name") or ("prefect" if "prefect" in str(containers) else "flow")
+    by_path = load({"task_definition_path": "s3://b/k.yaml", **variables})
+    assert paths(by_path) == {"s3://b/k.yaml"}
+    for configuration in (
+        with_documents(load({"task_definition": document, **variables}), {}),
+        with_documents(by_path, {"s3://b/k.yaml": document}),
+    ):
+        definition, request = build(configuration)
+        assert definition["containerDefinitions"] == expected
+        assert (definition["family"], definition["cpu"], definition["memory"]) == ("mine", "512", "1024")
+        assert [item["name"] for item in request["overrides"]["containerOverrides"]] == [flow]
+
+
+def test_variables_win_over_the_document() -> None:
+    document = {"family": "mine", "cpu": "512", "memory": "1024"}
+    definition, _ = build(with_documents(load({"task_definition": document, "cpu": 256, "family": "other"}), {}))
+    assert (definition["family"], definition["cpu"], definition["memory"]) == ("other", "256", "1024")
+
+
+@pytest.mark.parametrize("named", [{"container_name": "prefect"}, {}])
+@pytest.mark.parametrize("inline", [True, False])
+def test_run_task_arguments_are_paired_by_name(named: dict[str, Any], inline: bool) -> None:
+    arguments = {
+        "cluster": "c",
+        "overrides": {
+            "taskRoleArn": "role",
+            "containerOverrides": [
+                {"name": "prefect", "memory": 64, "environment": {"B": "2"}},
+                {"name": "side", "cpu": 1},
+            ],
+        },
+    }
+    variables = {**named, "task_definition": {"containerDefinitions": [SIDE, {"name": "prefect"}]}, "env": {"A": "1"}}
+    variables |= {"run_task_kwargs": arguments} if inline else {"run_task_kwargs_path": "p"}
+    _, request = build(with_documents(load(variables), {"p": arguments}))
+    flow, side = request["overrides"]["containerOverrides"]
+    assert (request["cluster"], request["overrides"]["taskRoleArn"], flow["memory"]) == ("c", "role", 64)
+    assert {item["name"]: item["value"] for item in flow["environment"]}.items() >= {"A": "1", "B": "2"}.items()
+    assert side == {"name": "side", "cpu": 1}
+
+
+@pytest.mark.parametrize(
+    ("variables", "contents", "sentence"),
+    [
+        ({"task_definition_path": "p"}, {"p": ["x"]}, "task_definition_path: p holds no mapping"),
+        (
+            {"task_definition_path": "p"},
+            {"p": {"containerDefinitions": "x"}},
+            "task_definition.containerDefinitions is 'x': input should be a valid list",
+        ),
+        ({"run_task_kwargs_path": "p"}, {}, "run_task_kwargs_path: p holds no mapping"),
+        ({"task_definition_path": "p", "task_definition": {"cpu": 1}}, {}, "Both task_definition and"),
+    ],
+)
+def test_documents_that_can_t_be_used(variables: dict[str, Any], contents: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(JobInvalid, match=sentence):
+        with_documents(load(variables), contents)
+
+
+def test_a_derived_definition_changes_a_copy_in_its_own_family() -> None:
+    described = {
+        "family": "theirs",
+        "cpu": "256",
+        "memory": "512",
+        "containerDefinitions": [{"name": "app", "image": "a"}],
+    }
+    configuration = load({"task_definition_arn": "theirs:4", "image": "b", "linux_init": True})
+    assert ignored_variables(configuration) == ["image", "linux_init"]
+    definition, request = build(derived(configuration, described, "app"))
+    assert definition["family"] == "theirs-derived"
+    assert definition["containerDefinitions"] == [
+        {"name": "app", "image": "b", "linuxParameters": {"initProcessEnabled": True}}
+    ]
+    assert "taskDefinition" not in request
+    assert ignored_variables(load({"image": "b"})) == []

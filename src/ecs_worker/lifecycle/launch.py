@@ -148,8 +148,8 @@ class Launch:
             return await retrying(self._attempt, held, ask)
         except _Again as again:
             raise LaunchFailed(
-                f"No ECS task could be launched within {timeout:.0f} s; the last answer was: {again.cause}. "
-                f"{again.verdict.remedy}".strip()
+                f"No ECS task could be launched{_place(held)} within {timeout:.0f} s; the last answer was: "
+                f"{_told(again.cause, again.verdict)}"
             ) from again
 
     async def _attempt(self, held: Held, ask: Callable[[], Awaitable[T]]) -> T:
@@ -162,7 +162,7 @@ class Launch:
         except (AwsError, _Refused) as error:
             verdict = classify(error.failure if isinstance(error, _Refused) else error)
             if verdict.kind in {Kind.PERMANENT, Kind.CONFLICT}:
-                raise LaunchFailed(f"ECS refuses to launch the task: {error}. {verdict.remedy}".strip()) from error
+                raise LaunchFailed(f"ECS refuses to launch the task{_place(held)}: {_told(error, verdict)}") from error
             raise _Again(verdict, error) from error
 
     async def _run_task(self, held: Held, request: LaunchRequest) -> TaskFacts:
@@ -220,6 +220,16 @@ class Launch:
             await self._api.label_run(held.run.run_id, labels)
         except PrefectError as error:
             log.debug("%s has no worker labels: %s", held.run.name, error)  # 2.20 has none
+
+
+def _place(held: Held) -> str:
+    """The cluster for messages; empty while the job is still being rendered."""
+    return f" on cluster {held.placement.cluster or 'default'}" if held.placement is not None else ""
+
+
+def _told(error: EcsWorkerError, verdict: Verdict) -> str:
+    """AWS's words (which may end with a full stop) and the remedy."""
+    return f"{str(error).rstrip('. ')}. {verdict.remedy}".strip()
 
 
 class _WaitByVerdict(wait_base):

@@ -13,8 +13,6 @@ from ecs_worker.errors import (
     PrefectNotFound,
     PrefectRejected,
     PrefectUnauthorized,
-    PrefectUnavailable,
-    PrefectUnreachable,
     UserError,
 )
 from ecs_worker.job.variables import default_base_job_template
@@ -94,13 +92,12 @@ class Heartbeat:
 
     async def _reach(self) -> None:
         """Wait until the server answers at all; it may start at the same time as this worker."""
-        while True:
-            try:
-                await self._api.health()
-            except (PrefectUnreachable, PrefectUnavailable) as error:
-                log.warning("The Prefect API at %s does not answer yet: %s", self._api_url, error)
-            else:
-                return
+        told = False
+        while not await self._api.health():
+            if not told:
+                log.warning("The Prefect API at %s does not answer yet; asking for %.0f s.", self._api_url, PATIENCE)
+                told = True
+            await anyio.sleep(1.0)
 
     async def _find_or_create(self, template: Mapping[str, Any] | None) -> WorkPool:
         name = self._settings.pool

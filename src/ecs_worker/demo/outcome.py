@@ -81,9 +81,9 @@ class RunSight:
         return any(self.planned.line in line for line in self.lines)
 
     @property
-    def settled(self) -> bool:
-        """Nothing more is to come."""
-        return self.state_type.final and all(task.stopped for task in self.tasks) and self.streamed
+    def ended(self) -> bool:
+        """The run is final and nothing of it lives; the last of its output may be on the way."""
+        return self.state_type.final and all(task.stopped for task in self.tasks)
 
     def seconds(self, now: datetime) -> float | None:
         """How long its ECS task took, or has taken till now. None: there is none yet."""

@@ -50,6 +50,7 @@ _JOB_VARIABLES = {
 _SPECTATOR = "ecs-worker-demo-spectator"
 _SERVER_SECONDS = 120  # a fresh database is migrated first
 _RUNS_SECONDS = 180  # for all runs together; on two cores they take about 30
+_OUTPUT_SECONDS = 20  # for the last lines, once all runs have ended
 _LOOK_SECONDS = 0.5
 _LEAVE_SECONDS = 10
 
@@ -205,13 +206,18 @@ class Stage:
     # -- what comes of it
 
     async def follow(self, worker: Child, show: Callable[[tuple[RunSight, ...]], None]) -> tuple[RunSight, ...]:
-        """Look at the runs until all are settled, the worker has ended, or the time is up."""
+        """Look at the runs until all have ended and their output has come, or the worker is gone, or time is up."""
         deadline = time.monotonic() + _RUNS_SECONDS
         while True:
             alive = worker.exit_code is None
             sights = await self.look(worker)
             show(sights)
-            if all(sight.settled for sight in sights) or not alive or time.monotonic() > deadline:
+            now = time.monotonic()
+            if all(sight.ended for sight in sights):
+                if all(sight.streamed for sight in sights):
+                    return sights
+                deadline = min(deadline, now + _OUTPUT_SECONDS)
+            if now > deadline or not alive:
                 return sights
             await asyncio.sleep(_LOOK_SECONDS)
 

@@ -441,7 +441,7 @@ async def test_it_is_quick(aws: Aws) -> None:
     definition = await aws.define(container(command=python("pass")))
     started = time.perf_counter()
     tasks = [await aws.run(definition) for _ in range(100)]
-    assert time.perf_counter() - started < 3
+    assert time.perf_counter() - started < 10  # a third of a second on a quiet machine
     arns = [task["taskArn"] for task in tasks]
 
     async def stopped() -> bool:
@@ -450,7 +450,7 @@ async def test_it_is_quick(aws: Aws) -> None:
 
     await eventually(stopped, within=60)
     durations = []
-    for _ in range(5):
+    for _ in range(10):
         started = time.perf_counter()
         await aws.ecs.describe_tasks(tasks=arns)
         durations.append(time.perf_counter() - started)

@@ -31,6 +31,8 @@ TELL_PID_AND_IGNORE_SIGTERM = python(
     "time.sleep(600)"
 )
 
+TELL_PID = python("import os, time; print(os.getpid(), flush=True); time.sleep(600)")
+
 
 @asynccontextmanager
 async def served(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
@@ -59,6 +61,12 @@ async def served(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Proc
 async def prepared(aws: Aws) -> None:
     aws.subnets = [subnet["SubnetId"] for subnet in (await aws.ec2.describe_subnets())["Subnets"]]
     await aws.logs.create_log_group(logGroupName=LOG_GROUP)
+
+
+async def fetched(method: str, url: str, **headers: str) -> tuple[int, Any]:
+    async with aiohttp.ClientSession() as http, http.request(method, url, headers=headers) as answer:
+        body = await answer.read()
+        return answer.status, json.loads(body) if answer.content_type == "application/json" else body
 
 
 def alive(pid: int) -> bool:
@@ -92,11 +100,10 @@ async def test_it_ends_quickly_with_all_containers(how: signal.Signals | str) ->
 
 
 async def test_a_context_ends_its_server() -> None:
-    async with EmbeddedAws() as aws, aiohttp.ClientSession() as client:
-        assert (await client.get(f"{aws.url}/__ecs_worker/stats")).status == 200
-    async with aiohttp.ClientSession() as client:
-        with pytest.raises(aiohttp.ClientConnectionError):
-            await client.get(aws.url)
+    async with EmbeddedAws() as aws:
+        assert (await fetched("GET", f"{aws.url}/__ecs_worker/stats"))[0] == 200
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await fetched("GET", aws.url)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
@@ -105,30 +112,19 @@ async def test_only_loopback_is_served_unless_told_otherwise(host: str) -> None:
         serve(host)
 
 
-async def test_remote_access_can_be_allowed() -> None:
-    code = (
-        "from ecs_worker.local.server import serve\n"
-        "serve('0.0.0.0', allow_remote=True, on_ready=lambda url: print(url, flush=True))"
-    )
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
-    assert process.stdout
-    with anyio.fail_after(30):
-        assert (await process.stdout.readline()).startswith(b"http://0.0.0.0:")
-    process.terminate()
-    await process.communicate()
-    assert process.returncode == 0
-
-
-async def test_a_taken_port_is_told_in_one_sentence(aws: Aws) -> None:
+@pytest.mark.parametrize(("host", "allow_remote"), [("127.0.0.1", False), ("0.0.0.0", True)])
+async def test_a_taken_port_is_told_in_one_sentence(aws: Aws, host: str, allow_remote: bool) -> None:
+    """With `allow_remote` other addresses get as far as being bound; the port is taken, so that nothing is exposed."""
     port = int(aws.url.rsplit(":", 1)[1])
     code = (
         "import sys\nfrom ecs_worker.errors import UserError\nfrom ecs_worker.local.server import serve\n"
-        f"try:\n    serve(port={port})\nexcept UserError as error:\n    sys.exit(f'told: {{error}}')"
+        f"try:\n    serve({host!r}, {port}, allow_remote={allow_remote})\n"
+        "except UserError as error:\n    sys.exit(f'told: {error}')"
     )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stderr=asyncio.subprocess.PIPE)
     _, errors = await process.communicate()
     assert process.returncode == 1
-    assert errors.decode().strip().splitlines()[-1].startswith(f"told: 127.0.0.1:{port} can't be served")
+    assert errors.decode() == f"told: {host}:{port} can't be served: address already in use.\n"
 
 
 async def test_without_moto_the_remedy_is_told(tmp_path: Path) -> None:
@@ -148,7 +144,7 @@ async def test_without_moto_the_remedy_is_told(tmp_path: Path) -> None:
 
 async def test_calls_are_counted_by_action_and_caller(tmp_path: Path) -> None:
     lines = tmp_path / "calls"
-    async with EmbeddedAws(LocalSettings(calls_file=lines)) as served, aiohttp.ClientSession() as http:
+    async with EmbeddedAws(LocalSettings(calls_file=lines)) as served:
         async with connected(served.url) as aws:
             await aws.ecs.list_tasks()
             await aws.ecs.list_tasks()
@@ -165,7 +161,7 @@ async def test_calls_are_counted_by_action_and_caller(tmp_path: Path) -> None:
             "s3:ListObjectsV2": 1,
             "sqs:ListQueues": 1,
         }
-        stats = await (await http.get(f"{served.url}/__ecs_worker/stats")).json()
+        _, stats = await fetched("GET", f"{served.url}/__ecs_worker/stats")
         assert stats["calls"] == expected
         ((agent, counts),) = stats["user_agents"].items()
         assert "aiobotocore" in agent
@@ -173,15 +169,30 @@ async def test_calls_are_counted_by_action_and_caller(tmp_path: Path) -> None:
         told = [json.loads(line) for line in lines.read_text().splitlines()]
         assert [call["action"] for call in told][:2] == ["ecs:ListTasks", "ecs:ListTasks"]
         assert {call["user_agent"] for call in told} == {agent}
-        assert (await http.post(f"{served.url}/__ecs_worker/reset")).status == 200
-        stats = await (await http.get(f"{served.url}/__ecs_worker/stats")).json()
+        assert (await fetched("POST", f"{served.url}/__ecs_worker/reset"))[0] == 200
+        _, stats = await fetched("GET", f"{served.url}/__ecs_worker/stats")
         assert stats == {"calls": {}, "user_agents": {}}
 
 
 async def test_a_web_page_cant_use_it(aws: Aws) -> None:
-    async with aiohttp.ClientSession(headers={"Origin": "https://evil.example"}) as http:
-        answer = await http.post(aws.url, headers={"X-Amz-Target": "AmazonEC2ContainerServiceV20141113.ListTasks"})
-        assert answer.status == 403
+    status, _ = await fetched("POST", aws.url, Origin="https://evil.example")
+    assert status == 403
+
+
+async def test_a_reset_stops_and_forgets_everything() -> None:
+    async with served() as (_, url), connected(url) as aws:
+        await prepared(aws)
+        task = await aws.run_containers(container(command=TELL_PID, logConfiguration=awslogs()))
+        await aws.reaches(task, "RUNNING")
+        pid = int((await eventually(lambda: aws.lines(task)))[0])
+        assert (await fetched("POST", f"{url}/moto-api/reset"))[0] == 200
+
+        async def gone() -> bool:
+            return not alive(pid)
+
+        await eventually(gone)
+        assert (await aws.ecs.describe_tasks(tasks=[task["taskArn"]]))["tasks"] == []
+        assert len((await aws.ecs.describe_clusters())["clusters"]) == 1
 
 
 async def test_stopped_tasks_are_forgotten_after_the_retention() -> None:

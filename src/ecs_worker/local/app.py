@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import socket
 import threading
 from collections import Counter
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from moto.core.request import Request
 from moto.core.routing import get_service_router
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.exceptions import HTTPException
-from werkzeug.serving import make_server
+from werkzeug.serving import make_server, select_address_family
 
 from ecs_worker.local.services import LOGS_LOCK
 from ecs_worker.local.tasks import STATE_LOCK
@@ -141,16 +142,20 @@ class _Handler(MotoRequestHandler):  # type: ignore[misc]  # moto has no types
 
 
 class Server:
-    """The HTTP server, serving in threads of its own between `start` and `stop`."""
+    """The HTTP server on `port`, serving in threads of its own between `start` and `stop`.
+
+    Raises OSError when the address can't be bound.
+    """
 
     def __init__(self, host: str, port: int, calls: Calls) -> None:
-        self._server = make_server(host, port, Application(calls), threaded=True, request_handler=_Handler)
+        # Bound here: werkzeug would print, and exit the process, when the port is taken.
+        family = select_address_family(host, port)
+        with socket.create_server((host, port), family=family, backlog=256) as listening:
+            self.port: int = listening.getsockname()[1]
+            self._server = make_server(
+                host, port, Application(calls), threaded=True, request_handler=_Handler, fd=listening.fileno()
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-
-    @property
-    def port(self) -> int:
-        """The bound port."""
-        return int(self._server.server_port)
 
     def start(self) -> None:
         """Serve."""

@@ -215,7 +215,9 @@ class ContainerProcess:
             self._process.terminate()
 
     def kill(self) -> None:
-        """SIGKILL to the whole process group."""
+        """SIGKILL to the whole process group; nothing once it has ended, when the group's number may be another's."""
+        if self.ended.is_set():
+            return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 

@@ -67,13 +67,13 @@ class EcsBackend(EC2ContainerServiceBackend):  # type: ignore[misc]  # moto has 
         self.create_cluster("default", capacity_providers=sorted(rules.FARGATE_PROVIDERS))
 
     def reset(self) -> None:
-        """Forget everything; running containers are stopped."""
-        for task in self.running.values():
-            self.end(task, "UserInitiated", "The embedded AWS was reset.")
-        again = partial(self.__init__, engine=self.engine, retention=self.retention)  # type: ignore[misc]
-        region, account = self.region_name, self.account_id
-        self.__dict__ = {}
-        again(region, account)
+        """Forget everything; running containers are stopped. moto asks for it (`POST /moto-api/reset`)."""
+        with STATE_LOCK:
+            for task in self.running.values():
+                self.end(task, "UserInitiated", "The embedded AWS was reset.")
+            region, account, engine, retention = self.region_name, self.account_id, self.engine, self.retention
+            self.__dict__ = {}
+            self.__init__(region, account, engine=engine, retention=retention)  # type: ignore[misc]
 
     def describe_clusters(self, cluster_names: list[str]) -> Any:
         """The clusters, with how many tasks run and wait in each."""

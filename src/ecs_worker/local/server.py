@@ -88,8 +88,8 @@ async def _serve(
         raise UserError(f"The embedded AWS needs moto ({error.name} is missing): install ecs-worker[demo].") from None
     try:
         server = app.Server(host, port, app.Calls(settings.calls_file))
-    except (OSError, SystemExit) as error:  # werkzeug exits when a port is taken
-        raise UserError(f"{host}:{port} can't be served: it is taken, or not this machine's.") from error
+    except OSError as error:
+        raise UserError(f"{host}:{port} can't be served: {(error.strerror or str(error)).lower()}.") from None
     url = f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
     with tempfile.TemporaryDirectory(prefix="ecs-worker-local-", ignore_cleanup_errors=True) as directory:
         engine = Engine(

@@ -261,12 +261,14 @@ class Engine:
 
     async def _end_of(self, process: ContainerProcess, plan: ContainerPlan, task: Task) -> int:
         """The process's exit code; when the task stops first, after SIGTERM and, stopTimeout later, SIGKILL."""
-        await _any_of(process.ended, task.stopping)
-        if not process.ended.is_set():
-            process.terminate()
-            patience = _CLOSING_STOP_TIMEOUT if self._closing else plan.stop_timeout
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.ended.wait(), patience)
+        try:
+            await _any_of(process.ended, task.stopping)
+            if not process.ended.is_set():
+                process.terminate()
+                patience = _CLOSING_STOP_TIMEOUT if self._closing else plan.stop_timeout
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.ended.wait(), patience)
+        finally:
             process.kill()
         return await process.wait()
 

@@ -199,6 +199,7 @@ class Placement:
     max_runtime: float | None = None
     launch_timeout: float = 900
     start_attempts: int = 3
+    spot_fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Nothing is written, so a process that dies here leaves only the claim.
 
 from __future__ import annotations
 
+import logging
 import os
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +20,7 @@ from ecs_worker.job.configuration import (
     origins,
     render_configuration,
 )
+from ecs_worker.job.documents import derived, ignored_variables
 from ecs_worker.job.requests import (
     flow_container_name,
     log_stream,
@@ -27,6 +29,7 @@ from ecs_worker.job.requests import (
     prepare_definition,
     prepare_run_task,
 )
+from ecs_worker.job.rules import Job, check
 from ecs_worker.job.template import references, resolve_blocks, resolve_variables
 from ecs_worker.lifecycle.cache import Lookups
 from ecs_worker.model import LaunchRequest, Placement
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.prefect_api.schemas import Deployment, Flow, WorkPool
     from ecs_worker.settings import PrefectSettings, WorkerSettings
+
+log = logging.getLogger(__name__)
 
 FRESH = 10.0  # seconds that a deployment or flow is taken as read: a burst of its runs asks once
 NETWORK_FRESH = 300.0  # seconds for subnets and reused definitions, which hardly change
@@ -89,29 +94,26 @@ class Render:
         """The run's requests. Raises JobInvalid, PrefectNotFound (deployment deleted), PrefectError or AwsError."""
         flow = await self._flows.get(run.flow_id, lambda: self._api.read_flow(run.flow_id))
         deployment = await self._deployment(run)
-        configuration = await self._configure(run, deployment)
+        configuration, came_from = await self._configure(run, deployment)
         context = self._context(run, flow, deployment, configuration)
 
-        prepared = prepare_definition(configuration, context)
-        definition: Mapping[str, Any]
-        if prepared is None:
-            definition = await self._reused(configuration)
-        else:
-            definition = prepared
+        reused = await self._reused(configuration)
+        if reused is not None and configuration.derive_task_definition:
+            container = flow_container_name(configuration, reused)
+            configuration, reused = derived(configuration, reused, container), None
+        prepared = prepare_definition(configuration, context) if reused is None else None
+        definition = reused if prepared is None else prepared
+        assert definition is not None, "a definition is either reused or prepared"
+        if ignored := ignored_variables(configuration):
+            log.warning("%s reuses a task definition as it is: %s have no effect.", run.name, ", ".join(ignored))
+
         need = network_need(configuration, definition)
         network = network_configuration(need, await self._subnets_of(configuration, need)) if need else None
         run_task = prepare_run_task(configuration, context, definition, network)
-        placement = Placement(
-            target=configuration.target,
-            cluster=run_task.get("cluster", ""),
-            container=flow_container_name(configuration, definition),
-            log=log_stream(configuration, definition, context.region),
-            output=configuration.output,
-            start_timeout=configuration.start_timeout,
-        )
+        check(Job(configuration, context, definition, run_task, came_from))
         return LaunchRequest(
-            placement=placement,
-            definition=configuration.reused_definition if prepared is None else prepared,  # type: ignore[arg-type] # the one or the other
+            placement=_placement(configuration, context, definition, run_task),
+            definition=configuration.reused_definition or definition,
             run_task=run_task,
             deregister=prepared is not None and configuration.auto_deregister_task_definition,
             match_latest=configuration.match_latest_revision_in_family,
@@ -126,8 +128,10 @@ class Render:
             raise PrefectNotFound(f"Its deployment {deployment_id} does not exist any more.")
         return deployment
 
-    async def _configure(self, run: ClaimedRun, deployment: Deployment | None) -> JobConfiguration:
-        """The three passes of Prefect's templating, then validation."""
+    async def _configure(
+        self, run: ClaimedRun, deployment: Deployment | None
+    ) -> tuple[JobConfiguration, dict[str, str]]:
+        """The three passes of Prefect's templating, then validation; and where each variable came from."""
         template = self._surroundings.pool.base_job_template
         deployed = deployment.job_variables if deployment is not None else {}
         variables = merge_job_variables(deployed, run.job_variables)
@@ -139,7 +143,8 @@ class Render:
         if names:
             values = {name: value for name in names if (value := await self._api.read_variable(name)) is not None}
             rendered = resolve_variables(rendered, values)
-        return JobConfiguration.load(rendered, origins(template, deployed, run.job_variables))
+        came_from = origins(template, deployed, run.job_variables)
+        return JobConfiguration.load(rendered, came_from), came_from
 
     async def _read_block(self, block: BlockReference) -> dict[str, Any]:
         """A block's data, secrets included: it is never logged."""
@@ -174,10 +179,11 @@ class Render:
             defaults=WorkerDefaults(cluster=self._settings.cluster),
         )
 
-    async def _reused(self, configuration: JobConfiguration) -> Mapping[str, Any]:
-        """A definition that the job reuses as it is; ECS knows which containers and which network mode it has."""
+    async def _reused(self, configuration: JobConfiguration) -> Mapping[str, Any] | None:
+        """The definition that the job reuses, if it does; ECS knows its containers and its network mode."""
         name = configuration.reused_definition
-        assert name is not None, "asked only when the job names one"
+        if name is None:
+            return None
         ecs = await self._aws.ecs(configuration.target)
         found = await self._definitions.get((configuration.target.key, name), lambda: ecs.describe_definition(name))
         return found.request
@@ -190,3 +196,23 @@ class Render:
             return await ec2.subnets(vpc_id) if vpc_id else []
 
         return await self._subnets.get((configuration.target.key, need.vpc_id), ask)
+
+
+def _placement(
+    configuration: JobConfiguration,
+    context: FlowRunContext,
+    definition: Mapping[str, Any],
+    run_task: Mapping[str, Any],
+) -> Placement:
+    return Placement(
+        target=configuration.target,
+        cluster=run_task.get("cluster", ""),
+        container=flow_container_name(configuration, definition),
+        log=log_stream(configuration, definition, context.region),
+        output=configuration.output,
+        start_timeout=configuration.start_timeout,
+        max_runtime=configuration.max_runtime_seconds,
+        launch_timeout=configuration.launch_timeout_seconds,
+        start_attempts=configuration.start_attempts,
+        spot_fallback=configuration.spot_fallback,
+    )

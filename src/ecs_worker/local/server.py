@@ -89,7 +89,8 @@ async def _serve(
     try:
         server = app.Server(host, port, app.Calls(settings.calls_file))
     except OSError as error:
-        raise UserError(f"{host}:{port} can't be served: {(error.strerror or str(error)).lower()}.") from None
+        reason = str(error.strerror).partition(" (")[0].lower()  # socket.create_server adds the address
+        raise UserError(f"{host}:{port} can't be served: {reason}.") from None
     url = f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
     with tempfile.TemporaryDirectory(prefix="ecs-worker-local-", ignore_cleanup_errors=True) as directory:
         engine = Engine(

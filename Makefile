@@ -13,7 +13,7 @@ demo: $(VENV)/.done ## see the worker do its main job, in about a minute
 	$(BIN)/ecs-worker demo
 
 test: $(VENV)/.done $(PREFECT2)/.done ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: $(VENV)/.done ## lint, types, layers
 	$(BIN)/ruff format --check .
@@ -21,9 +21,12 @@ check: $(VENV)/.done ## lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/.done
+format: $(VENV)/.done ## mend what can be mended by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.done ## renew what is written from the code
+	$(BIN)/python docs/options.py
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)

@@ -226,6 +226,11 @@ class WorkerSettings(BaseSettings):
         description="Deadline for open launches after SIGTERM; ECS kills a task after 30 s by default.",
     )
 
+    @property
+    def settle_seconds(self) -> float:
+        """How long a claim without a task is left to its worker: as long as a silent worker still counts as live."""
+        return 3.0 * self.heartbeat_seconds
+
     @field_validator("type", mode="before")
     @classmethod
     def _ecs_only(cls, value: object) -> object:

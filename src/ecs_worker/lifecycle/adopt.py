@@ -45,7 +45,6 @@ log = logging.getLogger(__name__)
 
 EVERYTHING = 900.0  # seconds between two looks at all runs of the pool, while no worker goes
 UNSETTLED = (StateType.PENDING, StateType.CANCELLING)
-SETTLE = 30.0  # seconds a claim without a task is left alone: its worker may be about to launch
 AT_ONCE = 10  # runs taken up at the same time
 
 
@@ -79,15 +78,16 @@ def latest_claim(states: Collection[RunState], now: datetime) -> Claimed | None:
     return Claimed(newest.transition_id, claimant(newest.message), age, first=len(claims) == 1)
 
 
-def mine(run: FlowRun, claim: Claimed | None, live: Collection[str], me: str) -> bool:
+def mine(run: FlowRun, claim: Claimed | None, live: Collection[str], me: str, *, settle: float) -> bool:
     """Whether the worker called `me` is to take up the run. `live` are the workers that beat, `me` among them.
 
     A live claimant looks after its own, and so does a live worker whose label the run bears: it launched it or took
     it up. (A label may also be left from an earlier attempt; then that worker takes the run up by the second rule.)
+    A claim without a task is left alone for `settle` seconds: its worker may be about to launch.
     """
     claimed_by = claim.worker if claim is not None else None
     label = run.labels.get(WORKER_LABEL)
-    if not run.infrastructure_pid and (claim is None or claim.age < SETTLE):
+    if not run.infrastructure_pid and (claim is None or claim.age < settle):
         return False
     if run.state_type is StateType.PENDING and claimed_by in live and claimed_by != me:
         return False
@@ -162,7 +162,7 @@ class Adopt:
             return  # a live worker launched it, or took it up; no need to read its history
         try:
             claim = latest_claim(await self._api.state_history(run.id), datetime.now(UTC))
-            if not mine(run, claim, live, self._settings.name):
+            if not mine(run, claim, live, self._settings.name, settle=self._settings.settle_seconds):
                 return
             named = run.infrastructure_pid is not None and "::" in run.infrastructure_pid
             if named and (claim is None or claim.worker is None or claim.first):

@@ -6,11 +6,12 @@ from uuid import UUID, uuid4
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecs_worker.lifecycle.adopt import SETTLE, Claimed, chosen, latest_claim, mine
+from ecs_worker.lifecycle.adopt import Claimed, chosen, latest_claim, mine
 from ecs_worker.lifecycle.claim import CLAIMED_BY, claimant
 from ecs_worker.prefect_api.schemas import FlowRun, RunState, StateType
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+SETTLE = 30.0
 names = st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=6, unique=True)
 
 
@@ -77,7 +78,7 @@ def test_every_orphan_is_taken_up_by_somebody(
 ) -> None:
     orphan = run(kind, label, pid)
     claim = Claimed(uuid4(), claimed_by, age=SETTLE + 1)
-    takers = [name for name in LIVE if mine(orphan, claim, LIVE, name)]
+    takers = [name for name in LIVE if mine(orphan, claim, LIVE, name, settle=SETTLE)]
     holders = {claimed_by, label} & set(LIVE)
     if not holders:
         assert takers == [chosen(orphan.id, LIVE)]
@@ -91,10 +92,10 @@ def test_a_live_claimant_is_left_to_launch(label: str | None, claimed_by: str | 
     claim = Claimed(uuid4(), claimed_by, age=SETTLE + 1)
     for me in LIVE:
         if claimed_by in LIVE and claimed_by != me:
-            assert not mine(run(StateType.PENDING, label), claim, LIVE, me)
+            assert not mine(run(StateType.PENDING, label), claim, LIVE, me, settle=SETTLE)
 
 
 @given(kinds, workers, workers)
 def test_a_fresh_claim_without_a_task_is_left_alone(kind: StateType, label: str | None, claimed_by: str | None) -> None:
     claim = Claimed(uuid4(), claimed_by, age=SETTLE - 1)
-    assert not any(mine(run(kind, label), claim, LIVE, me) for me in LIVE)
+    assert not any(mine(run(kind, label), claim, LIVE, me, settle=SETTLE) for me in LIVE)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, NoReturn
 
@@ -35,7 +36,8 @@ from ecs_worker.lifecycle.cancel import Cancel
 from ecs_worker.lifecycle.claim import Claim
 from ecs_worker.lifecycle.define import Define
 from ecs_worker.lifecycle.feed import Feed
-from ecs_worker.lifecycle.launch import Launch, LaunchFailed, NotWanted
+from ecs_worker.lifecycle.launch import Launch, LaunchFailed, NotOurs, NotWanted
+from ecs_worker.lifecycle.lease import Lease
 from ecs_worker.lifecycle.ledger import Ledger
 from ecs_worker.lifecycle.logs import Logs
 from ecs_worker.lifecycle.poll import Poll
@@ -91,10 +93,11 @@ class Worker:
         self._render = Render(api, aws, settings, self._prefect, self._heartbeat)
         define = Define(aws)
         self._launch = Launch(api, aws, self.ledger, define, self._feed, self.stopping, settings.name)
-        self._report = Report(api, self.ledger, self._feed, settings.report_grace_seconds)
+        self._report = Report(api, self.ledger, self._feed, settings.report_grace_seconds, self._send_held)
         self.logs = Logs(aws, self._feed)
         self._watch = Watch(aws, self.ledger, self._launch, self._report, self.logs, self._feed, settings.watch_seconds)
         self._cancel = Cancel(api, self.ledger, self._watch, settings, self._heartbeat)
+        self._lease = Lease(api, self.ledger)
         self.poll = Poll(api, self.ledger, settings, self._send_scheduled)
         self._adopt = Adopt(
             api, self.ledger, self._render, self._launch, self._report, self._feed, settings, self._send_held
@@ -109,6 +112,7 @@ class Worker:
                 self._watch.run,
                 self._cancel.run,
                 self._cancel.listen,
+                self._lease.run,
                 self.logs.run,
             ):
                 root.start_soon(loop)
@@ -150,7 +154,10 @@ class Worker:
         self._launches.start_soon(self._carry, scheduled)
 
     def _send_held(self, held: Held) -> None:
-        self._launches.start_soon(self._bring_up, held)
+        if self.stopping.is_set():
+            self.ledger.drop(held)  # still Pending by its claim: the next worker adopts it
+        else:
+            self._launches.start_soon(self._bring_up, held)
 
     async def _carry(self, scheduled: FlowRun) -> None:
         """A scheduled run's way up to its task."""
@@ -163,6 +170,8 @@ class Worker:
         try:
             request = await self._launch.patiently(held, lambda: self._render.once(held.run))
             await self._launch.once(held, request)
+        except NotOurs as error:
+            await self._let_go(held, error)
         except JobInvalid as error:
             await self._report.crash(held, str(error))
         except PrefectNotFound as error:
@@ -170,6 +179,26 @@ class Worker:
             self.ledger.drop(held)
         except (LaunchFailed, NotWanted, UserError, PrefectError) as error:
             await self._give_up(held, error)
+
+    async def _let_go(self, held: Held, why: NotOurs) -> None:
+        """The run is others' business now. A task of this claim that may exist all the same must not run it."""
+        log.info("%s: %s", held.run.name, why)
+        try:
+            task = await self._launch.find(held) if held.uncertain else None
+        except AwsError as unknown:
+            log.warning(
+                "%s: should ECS have a task of it, startedBy %s, stop it: %s",
+                held.run.name,
+                held.run.started_by,
+                unknown,
+            )
+            task = None
+        if task is None:
+            self.ledger.drop(held)
+            return
+        held.cancelling_since = time.monotonic()  # `cancel` stops it, and `report` then lets the run go
+        held.identifier_written = True  # by others, or by nobody: it is not this claim's to write
+        self._launch.settle(held, task)
 
     async def _give_up(self, held: Held, error: Exception) -> None:
         """No launch. But when a RunTask was never answered, a task may exist: then that is the launch."""

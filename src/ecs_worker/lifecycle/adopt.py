@@ -60,6 +60,7 @@ class Claimed:
     worker: str | None
     age: float
     first: bool = True
+    lease_id: UUID | None = None
 
 
 def chosen(run_id: UUID, workers: Collection[str]) -> str | None:
@@ -75,7 +76,9 @@ def latest_claim(states: Collection[RunState], now: datetime) -> Claimed | None:
     newest = max(claims, key=lambda state: state.timestamp or now)
     assert newest.transition_id is not None, "filtered above"
     age = (now - newest.timestamp).total_seconds() if newest.timestamp else 0.0
-    return Claimed(newest.transition_id, claimant(newest.message), age, first=len(claims) == 1)
+    return Claimed(
+        newest.transition_id, claimant(newest.message), age, first=len(claims) == 1, lease_id=newest.lease_id
+    )
 
 
 def mine(run: FlowRun, claim: Claimed | None, live: Collection[str], me: str, *, settle: float) -> bool:
@@ -238,4 +241,4 @@ class Adopt:
             tags=run.tags,
             document=run.document,
         )
-        return Held(claimed, phase=Phase.CLAIMED)
+        return Held(claimed, phase=Phase.CLAIMED, lease_id=claim.lease_id if claim is not None else None)

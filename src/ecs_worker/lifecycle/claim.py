@@ -19,7 +19,7 @@ from ecs_worker.prefect_api.schemas import ProposedState, StateType, Verdict
 if TYPE_CHECKING:
     from ecs_worker.lifecycle.ledger import Ledger
     from ecs_worker.prefect_api.client import PrefectClient
-    from ecs_worker.prefect_api.schemas import FlowRun, Orchestration
+    from ecs_worker.prefect_api.schemas import FlowRun, Orchestration, RunState
 
 log = logging.getLogger(__name__)
 
@@ -60,17 +60,20 @@ class Claim:
         )
         held = Held(run)
         self._ledger.take(held)
-        ours = False
+        state = None
         try:
-            ours = await self._propose(run)
+            state = await self._propose(run)
         finally:
-            if not ours:
+            if state is None:
                 self._ledger.drop(held)
-        if ours:
-            self._ledger.counts["claimed"] += 1
-        return held if ours else None
+        if state is None:
+            return None
+        held.lease_id = state.lease_id
+        self._ledger.counts["claimed"] += 1
+        return held
 
-    async def _propose(self, run: ClaimedRun) -> bool:
+    async def _propose(self, run: ClaimedRun) -> RunState | None:
+        """The Pending state that is ours; None if the run isn't."""
         state = ProposedState(
             StateType.PENDING,
             "Pending",
@@ -81,15 +84,15 @@ class Claim:
             answer = await self._api.propose_state(run.run_id, state)
         except PrefectNotFound:
             log.info("%s was deleted before it could be claimed.", run.name)
-            return False
+            return None
         except (PrefectUnreachable, PrefectUnavailable) as error:
             # The claim may stand all the same. `adopt` sees the run, Pending with our name, and takes it up.
             log.warning("Whether %s is claimed is not known, it will be looked up: %s", run.name, error)
-            return False
+            return None
         if is_ours(answer, run):
-            return True
+            return answer.state
         log.debug("%s is not ours: %s %s", run.name, answer.status, answer.reason)
-        return False
+        return None
 
 
 def is_ours(answer: Orchestration, run: ClaimedRun) -> bool:

@@ -13,6 +13,7 @@ import logging
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -21,7 +22,9 @@ from tenacity.wait import wait_base
 
 from ecs_worker.errors import AwsError, EcsWorkerError, PrefectError
 from ecs_worker.job.classify import Kind, classify
+from ecs_worker.job.requests import without_spot
 from ecs_worker.model import AwsFailure, Phase, TaskFacts
+from ecs_worker.prefect_api.schemas import ProposedState, StateType
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from ecs_worker.lifecycle.ledger import Held, Ledger
     from ecs_worker.model import LaunchRequest
     from ecs_worker.prefect_api.client import PrefectClient
+    from ecs_worker.prefect_api.schemas import FlowRun
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +45,7 @@ T = TypeVar("T")
 CONFLICT = "ConflictException"
 INACTIVE = "inactive"
 WORKER_LABEL = "prefect.worker.name"
+WAITING = "InfrastructurePending"  # Prefect's name for the sub-state of Pending
 DESCRIBED_AT_ONCE = 100  # DescribeTasks takes no more
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -52,6 +57,10 @@ class LaunchFailed(EcsWorkerError):
 
 class NotWanted(EcsWorkerError):
     """The run was cancelled, or this worker is stopping, before a task was launched."""
+
+
+class NotOurs(EcsWorkerError):
+    """While the launch waited the run was deleted, rescheduled or ended by others: it is theirs now."""
 
 
 class _Refused(EcsWorkerError):
@@ -141,7 +150,8 @@ class Launch:
             wait=_WaitByVerdict(),
             stop=stop_after_delay(timeout),
             sleep=self._sleep,
-            before_sleep=lambda state: self._tell_wait(held, state),
+            before_sleep=partial(self._tell_wait, held),
+            before=partial(self._look_again, held),
             reraise=True,
         )
         try:
@@ -170,7 +180,7 @@ class Launch:
         run = held.run
         ecs = await self._aws.ecs(request.placement.target)
         asked: dict[str, Any] = {
-            **request.run_task,
+            **(without_spot(request.run_task) if held.on_demand else request.run_task),
             "taskDefinition": arn,
             "clientToken": run.client_token(held.attempt),
             "startedBy": run.started_by,
@@ -189,6 +199,7 @@ class Launch:
             return tasks[0]
         # ECS records a failure under its token and repeats it: a new attempt needs a new one.
         held.attempt += 1
+        held.on_demand = held.on_demand or request.placement.spot_fallback
         raise _Refused(failures[0] if failures else AwsFailure(reason="ECS launched no task and gave no reason"))
 
     async def _sleep(self, seconds: float) -> None:
@@ -196,10 +207,41 @@ class Launch:
         with anyio.move_on_after(seconds):
             await self._stopping.wait()
 
-    def _tell_wait(self, held: Held, state: RetryCallState) -> None:
+    async def _tell_wait(self, held: Held, state: RetryCallState) -> None:
+        """Say on the run what its launch waits for: in its logs each time, in its state when that is news."""
         again = state.outcome.exception() if state.outcome else None
         seconds = state.next_action.sleep if state.next_action else 0
         self._feed.tell(held.run, f"The launch waits {seconds:.0f} s: {again}", level=logging.WARNING)
+        kind = again.verdict.kind if isinstance(again, _Again) else None
+        if kind is held.waits_for:
+            return
+        held.waits_for = kind
+        waiting = ProposedState(StateType.PENDING, WAITING, message=f"The launch waits: {again}")
+        try:
+            await self._api.propose_state(held.run.run_id, waiting)  # 2.20 refuses sub-states; the log has it
+        except PrefectError as error:
+            log.debug("%s: its state doesn't say what it waits for: %s", held.run.name, error)
+
+    async def _look_again(self, held: Held, state: RetryCallState) -> None:
+        """After a wait the run may be another's, or nobody's. Raises NotOurs."""
+        if state.attempt_number == 1:
+            return
+        try:
+            run = await self._api.read_run(held.run.run_id)
+        except PrefectError as error:
+            log.debug("%s can't be read before its next attempt: %s", held.run.name, error)
+            return
+        if run is None:
+            raise NotOurs("The run was deleted while its launch waited.")
+        if run.state_type is StateType.CANCELLING:
+            held.cancelling_since = held.cancelling_since or time.monotonic()
+        elif run.state_type is not StateType.PENDING or not self._our_claim(held, run):
+            raise NotOurs(f"The run became {run.state_name} while its launch waited.")
+
+    @staticmethod
+    def _our_claim(held: Held, run: FlowRun) -> bool:
+        claim = run.state.transition_id if run.state is not None else None
+        return claim in {None, held.run.claim_id}  # a sub-state bears no claim
 
     async def write_identifier(self, held: Held) -> None:
         """Write `infrastructure_pid`, once. When it fails, `watch` calls again."""

@@ -35,8 +35,11 @@ class Held:
     attempt: int = 1
     placement: Placement | None = None
     task: TaskFacts | None = None
+    lease_id: UUID | None = None  # the deployment's concurrency slot, which the claim took
     identifier: str = ""  # what `infrastructure_pid` is, or is to be
     identifier_written: bool = False
+    on_demand: bool = False  # Spot was taken away: the next attempt goes without it
+    waits_for: str | None = None  # the kind of obstacle that the run's state tells of
     uncertain: bool = False  # a RunTask got no answer: a task may exist that is not known yet
     cancelling_since: float | None = None
     stop_reason: str = ""  # why the worker asked ECS to stop the task; empty: it didn't

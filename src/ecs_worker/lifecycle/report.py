@@ -13,11 +13,13 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from ecs_worker.errors import PrefectError, PrefectNotFound
+from ecs_worker.job.classify import Kind, classify
 from ecs_worker.job.diagnose import diagnose
 from ecs_worker.model import Phase
 from ecs_worker.prefect_api.schemas import ProposedState, StateType, Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from uuid import UUID
 
     from ecs_worker.lifecycle.feed import Feed
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # Paused, suspended, awaiting retry, rescheduled: the run goes on elsewhere or later.
 ELSEWHERE = frozenset({StateType.PAUSED, StateType.SCHEDULED})
+
+SPOT = frozenset({"SpotInterruption", "TerminationNotice"})  # stop codes of capacity that was taken away
 
 
 class Decision(Enum):
@@ -70,14 +74,32 @@ def task_of(identifier: str) -> str:
     return identifier.rpartition("::")[2]
 
 
-class Report:
-    """Tells ends. Every call that fails is repeated by the next sweep, as long as the run is held."""
+def may_start_again(seen: Seen | None, held: Held) -> bool:
+    """Whether a task that failed to start, for a reason that passes, gets another attempt.
 
-    def __init__(self, api: PrefectClient, ledger: Ledger, feed: Feed, grace: float) -> None:
+    A run that has begun is never started again here: what it did can't be undone.
+    """
+    if seen is None or seen.state_type is not StateType.PENDING or held.task is None or held.placement is None:
+        return False
+    if held.stop_reason or held.attempt >= held.placement.start_attempts:
+        return False
+    return classify(held.task).kind is not Kind.PERMANENT
+
+
+class Report:
+    """Tells ends. Every call that fails is repeated by the next sweep, as long as the run is held.
+
+    `again` sends a run on its way once more, from rendering.
+    """
+
+    def __init__(
+        self, api: PrefectClient, ledger: Ledger, feed: Feed, grace: float, again: Callable[[Held], None]
+    ) -> None:
         self._api = api
         self._ledger = ledger
         self._feed = feed
         self._grace = grace
+        self._again = again
 
     async def once(self) -> None:
         """Look at all held runs whose task has stopped: one bulk read for 200 of them. Raises PrefectError."""
@@ -91,8 +113,9 @@ class Report:
     async def _tell(self, held: Held, run: FlowRun | None) -> None:
         # A task that never started can't tell its own end: no grace for it.
         grace = self._grace if held.task is not None and held.task.started_at is not None else 0.0
+        now = seen(run) if run is not None else None
         decision = decide(
-            seen(run) if run is not None else None,
+            now,
             claim_id=held.run.claim_id,
             identifier=held.identifier,
             stopped_for=held.in_phase_for,
@@ -108,8 +131,24 @@ class Report:
                 self._ledger.drop(held)
             case Decision.CANCEL:
                 await self.cancel(held)
+            case Decision.CRASH if may_start_again(now, held):
+                self._start_again(held)
             case Decision.CRASH:
                 await self.crash(held, self._why(held))
+
+    def _start_again(self, held: Held) -> None:
+        """Launch another task. The run stays Pending by the same claim; the attempt gets a token of its own."""
+        assert held.task is not None, "a task has failed to start"
+        assert held.placement is not None, "it was launched somewhere"
+        attempts = f"Attempt {held.attempt} of {held.placement.start_attempts}"
+        message = f"{attempts} failed to start and is repeated: {self._why(held)}"
+        self._feed.tell(held.run, message, level=logging.WARNING)
+        held.attempt += 1
+        held.on_demand = held.on_demand or (held.placement.spot_fallback and held.task.stop_code in SPOT)
+        held.task = None
+        held.identifier_written = False
+        held.enter(Phase.CLAIMED)
+        self._again(held)
 
     def _why(self, held: Held) -> str:
         if held.task is None or held.placement is None:

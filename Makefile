@@ -13,7 +13,7 @@ demo: $(VENV)/.done ## see the worker do its main job, in about a minute
 	$(BIN)/ecs-worker demo
 
 test: $(VENV)/.done $(PREFECT2)/.done ## the whole test suite
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: $(VENV)/.done ## lint, types, layers
 	$(BIN)/ruff format --check .

@@ -197,6 +197,7 @@ class Placement:
     output: Output = Output.NOWHERE
     start_timeout: float | None = None
     max_runtime: float | None = None
+    watch_interval: float | None = None  # the job's own wish (task_watch_poll_interval)
     launch_timeout: float = 900
     start_attempts: int = 3
     spot_fallback: bool = False

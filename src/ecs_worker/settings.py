@@ -153,10 +153,82 @@ def _default_name() -> str:
     return f"ecs-worker-{socket.gethostname()}-{os.getpid()}".replace("/", "-").replace("%", "-")
 
 
-class WorkerSettings(BaseSettings):
-    """This worker's own settings. Times are in seconds."""
+class JobDefaults(BaseSettings):
+    """What the worker gives its jobs where the work pool, the deployment and the run say nothing."""
 
     model_config = SettingsConfigDict(env_prefix="ECS_WORKER_", extra="ignore", frozen=True, env_ignore_empty=True)
+
+    cluster: str | None = Field(
+        default=None, description="ECS cluster (name or ARN) for runs whose job variables name none."
+    )
+    launch_type: Literal["FARGATE", "EC2", "EXTERNAL", "FARGATE_SPOT"] | None = Field(
+        default=None,
+        description="Launch type for runs whose job variables name none; prefect-aws's and our template name FARGATE.",
+    )
+    task_role_arn: str | None = Field(
+        default=None, description="Role of the flow's code, for runs whose job variables name none."
+    )
+    execution_role_arn: str | None = Field(
+        default=None, description="Role with which ECS starts the task, for runs whose job variables name none."
+    )
+    task_definition: str | None = Field(
+        default=None,
+        description="File or s3://bucket/key (YAML or JSON) with the task definition to start from, for runs whose job "
+        "variables name none.",
+    )
+    run_task_kwargs: str | None = Field(
+        default=None,
+        description="File or s3://bucket/key (YAML or JSON) with arguments of RunTask; the pool's and the job's win.",
+    )
+    env: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict,
+        repr=False,
+        description="Environment variable KEY=VALUE of all flow containers, below the jobs' own env; repeatable, with "
+        "commas or as a JSON object in the variable.",
+    )
+    labels: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict,
+        description="Label KEY=VALUE of all tasks, below the jobs' own; repeatable, with commas or as a JSON object in "
+        "the variable.",
+    )
+    inherit_network: bool = Field(
+        default=False,
+        description="Launch tasks in this worker's own subnet and security groups, where jobs name no network; for "
+        "workers on ECS.",
+    )
+
+    @field_validator("task_definition", "run_task_kwargs")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        """A file that is missing at the start would crash every run; what is on S3 is asked for later."""
+        if value is not None and not value.startswith("s3://") and not Path(value).is_file():
+            message = f"is {value!r}, but there is no such file; give a file's path, or s3://bucket/key"
+            raise ValueError(message)
+        return value
+
+    @field_validator("env", "labels", mode="before")
+    @classmethod
+    def _pairs(cls, value: object) -> object:
+        """Options come as a list of KEY=VALUE, variables as JSON or with commas. Values may be secrets: never told."""
+        if isinstance(value, str) and value.lstrip().startswith("{"):
+            try:
+                return json.loads(value)
+            except ValueError:
+                message = "is no JSON object; write KEY=VALUE pairs with commas between, or JSON"
+                raise ValueError(message) from None
+        if isinstance(value, str):
+            value = [part for part in value.split(",") if part.strip()]
+        if not isinstance(value, list | tuple):
+            return value
+        pairs = [str(item).partition("=") for item in value]
+        if not all(name.strip() and equals for name, equals, _ in pairs):
+            message = "has an item that is not KEY=VALUE"
+            raise ValueError(message)
+        return {name.strip(): text for name, _, text in pairs}
+
+
+class WorkerSettings(JobDefaults):
+    """This worker's own settings. Times are in seconds."""
 
     pool: str = Field(min_length=1, description="Work pool to take flow runs from.")
     name: str = Field(
@@ -187,9 +259,6 @@ class WorkerSettings(BaseSettings):
     base_job_template: Path | None = Field(
         default=None, description="JSON file with the base job template for a pool this worker creates."
     )
-    cluster: str | None = Field(
-        default=None, description="ECS cluster (name or ARN) for runs whose job variables name none."
-    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         default="INFO", description="Least level that the worker logs."
     )
@@ -212,7 +281,17 @@ class WorkerSettings(BaseSettings):
         ge=1,
         description="Most runs between claim and launch at once; more wait, unclaimed, for other workers.",
     )
-    watch_seconds: float = Field(default=5, gt=0, description="Seconds between two looks at the tasks.")
+    watch_seconds: float = Field(
+        default=5,
+        gt=0,
+        description="Seconds between two looks at a task that starts; twice that for one that runs.",
+    )
+    describe_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Part of ECS's limit on DescribeTasks (20/s) that watching may use.",
+    )
     cancel_seconds: float = Field(default=10, gt=0, description="Seconds between two looks for cancelled runs.")
     cancel_grace_seconds: float = Field(
         default=30, ge=0, description="How long a running flow may cancel itself before the worker stops its task."
@@ -262,6 +341,10 @@ class WorkerSettings(BaseSettings):
         return value
 
 
+# Settings whose option is not called like them: those that can be repeated are called by the singular.
+_OPTIONS = {"work_queues": "--work-queue", "labels": "--label"}
+
+
 def load(settings: type[_S], **given: Any) -> _S:
     """Read settings; values in `given` (None: not given) win over variables.
 
@@ -277,11 +360,12 @@ def load(settings: type[_S], **given: Any) -> _S:
 def _sentence(prefix: str, problem: dict[str, Any], given: Mapping[str, object]) -> str:
     field = str(problem["loc"][0]) if problem["loc"] else ""
     variable = f"{prefix}{field}".upper()
-    place = f"--{field.replace('_', '-')}" if given.get(field) is not None else variable
+    option = _OPTIONS.get(field) or f"--{field.replace('_', '-')}"
+    place = option if given.get(field) is not None else variable
     if problem["type"] == "missing":
-        return f"--{field.replace('_', '-')} is missing: give it, or set {variable}."
+        return f"{option} is missing: give it, or set {variable}."
     reason = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{place} {reason}."
-    shown = "" if "secret" in field or "key" in field else f" is {problem['input']!r}:"
+    shown = "" if "secret" in field or "key" in field or field == "env" else f" is {problem['input']!r}:"
     return f"{place}{shown} {reason[0].lower()}{reason[1:]}."

@@ -95,8 +95,8 @@ class Worker:
         self._launch = Launch(api, aws, self.ledger, define, self._feed, self.stopping, settings.name)
         self._report = Report(api, self.ledger, self._feed, settings.report_grace_seconds, self._send_held)
         self.logs = Logs(aws, self._feed)
-        self._watch = Watch(aws, self.ledger, self._launch, self._report, self.logs, self._feed, settings.watch_seconds)
-        self._cancel = Cancel(api, self.ledger, self._watch, settings, self._heartbeat)
+        self.watch = Watch(aws, self.ledger, self._report, self.logs, self._feed, settings)
+        self._cancel = Cancel(api, self.ledger, self.watch, settings, self._heartbeat)
         self._lease = Lease(api, self.ledger)
         self.poll = Poll(api, self.ledger, settings, self._send_scheduled)
         self._adopt = Adopt(
@@ -109,7 +109,9 @@ class Worker:
             for loop in (
                 self._heartbeat.run,
                 self._feed.run,
-                self._watch.run,
+                self._launch.run,
+                self.watch.run,
+                self._report.run,
                 self._cancel.run,
                 self._cancel.listen,
                 self._lease.run,

@@ -4,7 +4,7 @@ The crash windows:
 - before RunTask: the run is Pending by our claim, without a task. `adopt` launches it with the same claim id.
 - RunTask asked, answer not seen: the same clientToken is sent again, by this process or the next; ECS answers
   with the same task. `adopt` also finds the task by `startedBy`.
-- task launched, `infrastructure_pid` not written: as above; `watch` repeats the write until it holds.
+- task launched, `infrastructure_pid` not written: as above; the write is repeated until it holds.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ T = TypeVar("T")
 
 CONFLICT = "ConflictException"
 INACTIVE = "inactive"
+REWRITE_SECONDS = 3.0
+REWRITES_AT_ONCE = 10
 WORKER_LABEL = "prefect.worker.name"
 WAITING = "InfrastructurePending"  # Prefect's name for the sub-state of Pending
 DESCRIBED_AT_ONCE = 100  # DescribeTasks takes no more
@@ -243,8 +245,22 @@ class Launch:
         claim = run.state.transition_id if run.state is not None else None
         return claim in {None, held.run.claim_id}  # a sub-state bears no claim
 
+    async def run(self) -> None:
+        """Repeat for ever the writes of identifiers that failed: `adopt` of others goes by them."""
+        while True:
+            await anyio.sleep(REWRITE_SECONDS)
+            limiter = anyio.CapacityLimiter(REWRITES_AT_ONCE)
+            async with anyio.create_task_group() as writes:
+                for held in self._ledger:
+                    if held.task is not None and not held.identifier_written:
+                        writes.start_soon(self._rewrite, held, limiter)
+
+    async def _rewrite(self, held: Held, limiter: anyio.CapacityLimiter) -> None:
+        async with limiter:
+            await self.write_identifier(held)
+
     async def write_identifier(self, held: Held) -> None:
-        """Write `infrastructure_pid`, once. When it fails, `watch` calls again."""
+        """Write `infrastructure_pid`, once. When it fails, `run` calls again."""
         held.identifier_written = True  # while it is under way, nobody else begins
         try:
             written = await self._api.update_run(held.run.run_id, infrastructure_pid=held.identifier)

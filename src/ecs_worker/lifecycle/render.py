@@ -212,6 +212,7 @@ def _placement(
         output=configuration.output,
         start_timeout=configuration.start_timeout,
         max_runtime=configuration.max_runtime_seconds,
+        watch_interval=configuration.task_watch_poll_interval or None,
         launch_timeout=configuration.launch_timeout_seconds,
         start_attempts=configuration.start_attempts,
         spot_fallback=configuration.spot_fallback,

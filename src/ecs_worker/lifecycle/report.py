@@ -7,10 +7,13 @@ with a stopped task, and `adopt` brings it here again.
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING
+
+import anyio
 
 from ecs_worker.errors import PrefectError, PrefectNotFound
 from ecs_worker.job.classify import Kind, classify
@@ -31,6 +34,9 @@ log = logging.getLogger(__name__)
 
 # Paused, suspended, awaiting retry, rescheduled: the run goes on elsewhere or later.
 ELSEWHERE = frozenset({StateType.PAUSED, StateType.SCHEDULED})
+
+TICK = 1.0  # seconds between two looks
+AT_ONCE = 20  # ends told at the same time
 
 SPOT = frozenset({"SpotInterruption", "TerminationNotice"})  # stop codes of capacity that was taken away
 
@@ -100,26 +106,56 @@ class Report:
         self._feed = feed
         self._grace = grace
         self._again = again
+        self._hurry = anyio.Event()
+        self._limiter = anyio.CapacityLimiter(AT_ONCE)
+
+    def hurry(self) -> None:
+        """A task has stopped: don't wait for the next look."""
+        self._hurry.set()
+
+    async def run(self) -> None:
+        """Look for ever."""
+        while True:
+            with anyio.move_on_after(TICK):
+                await self._hurry.wait()
+            self._hurry = anyio.Event()
+            try:
+                await self.once()
+            except PrefectError as error:
+                log.warning("The ends of runs can't be told yet: %s", error)
 
     async def once(self) -> None:
-        """Look at all held runs whose task has stopped: one bulk read for 200 of them. Raises PrefectError."""
-        stopped = {held.run.run_id: held for held in self._ledger if held.phase is Phase.STOPPED}
+        """Look at the held runs whose task has stopped: one bulk read for 200 of them. Raises PrefectError.
+
+        Each is looked at when its task has stopped, and again when its grace is over.
+        """
+        now = time.monotonic()
+        stopped = {h.run.run_id: h for h in self._ledger if h.phase is Phase.STOPPED and h.due <= now}
         if not stopped:
             return
+        for held in stopped.values():
+            held.due = now + max(self._grace_of(held) - held.in_phase_for, TICK)
         runs = {run.id: run for run in await self._api.runs(ids=tuple(stopped))}
-        for run_id, held in stopped.items():
-            await self._tell(held, runs.get(run_id))
+        async with anyio.create_task_group() as ends:
+            for run_id, held in stopped.items():
+                ends.start_soon(self._tell, held, runs.get(run_id))
+
+    def _grace_of(self, held: Held) -> float:
+        """A task that never started can't tell its own end: no grace for it."""
+        return self._grace if held.task is not None and held.task.started_at is not None else 0.0
 
     async def _tell(self, held: Held, run: FlowRun | None) -> None:
-        # A task that never started can't tell its own end: no grace for it.
-        grace = self._grace if held.task is not None and held.task.started_at is not None else 0.0
+        async with self._limiter:
+            await self._settle(held, run)
+
+    async def _settle(self, held: Held, run: FlowRun | None) -> None:
         now = seen(run) if run is not None else None
         decision = decide(
             now,
             claim_id=held.run.claim_id,
             identifier=held.identifier,
             stopped_for=held.in_phase_for,
-            grace=grace,
+            grace=self._grace_of(held),
         )
         match decision:
             case Decision.WAIT:
@@ -151,13 +187,16 @@ class Report:
         self._again(held)
 
     def _why(self, held: Held) -> str:
+        if held.crashed_because:
+            return held.crashed_because
         if held.task is None or held.placement is None:
-            return "Its ECS task was not found."
+            return "It has no ECS task."
         message = diagnose(held.task, container=held.placement.container, log=held.placement.log).message
         return f"{held.stop_reason} {message}" if held.stop_reason else message
 
     async def crash(self, held: Held, why: str) -> None:
-        """Write Crashed with its cause, and let the run go."""
+        """Write Crashed with its cause, and let the run go. What can't be written now is written by a later look."""
+        held.crashed_because = why
         await self._end(held, StateType.CRASHED, why)
 
     async def cancel(self, held: Held) -> None:

@@ -23,69 +23,113 @@ if TYPE_CHECKING:
 
     from ecs_worker.aws.session import Aws
     from ecs_worker.lifecycle.feed import Feed
-    from ecs_worker.lifecycle.launch import Launch
     from ecs_worker.lifecycle.ledger import Held, Ledger
     from ecs_worker.lifecycle.logs import Logs
     from ecs_worker.lifecycle.report import Report
     from ecs_worker.model import AwsTarget, TaskFacts
+    from ecs_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
 PER_CALL = 100  # DescribeTasks takes no more
+READS_PER_SECOND = 20.0  # ECS's sustained limit for DescribeTasks and ListTasks together (API throttling limits)
+BURST_SECONDS = 2.0  # of unused budget that are kept
+TICK = 1.0  # seconds between two looks at what is due
+RUNNING_FACTOR = 2.0  # tasks that run are looked at that many times less often than those that start
+WATCHED = frozenset({Phase.STARTING, Phase.RUNNING})
 MISSING = "MISSING"
 MISSING_GRACE = 60.0  # seconds: DescribeTasks may not know a new task for a while (ECS is eventually consistent)
 
 
+class Budget:
+    """Calls that may be made: `per_second`, and what was left of the last moments."""
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second = per_second
+        self._saved = max(per_second * BURST_SECONDS, 1.0)
+        self._at = time.monotonic()
+
+    def take(self, wanted: int, now: float) -> int:
+        """How many of the wanted calls may be made now."""
+        most = max(self._per_second * BURST_SECONDS, 1.0)
+        self._saved = min(most, self._saved + (now - self._at) * self._per_second)
+        self._at = now
+        granted = min(wanted, int(self._saved))
+        self._saved -= granted
+        return granted
+
+
 class Watch:
-    """The sweeper. `hurry()` makes the next sweep come at once."""
+    """The sweeper.
+
+    Each task is looked at when it is due: often while it starts, seldom while it runs. The calls stay within a share
+    of the account's read limit; when that doesn't suffice, the latest come first and all wait alike, which `late`
+    shows.
+    """
 
     def __init__(
-        self, aws: Aws, ledger: Ledger, launch: Launch, report: Report, logs: Logs, feed: Feed, seconds: float
+        self, aws: Aws, ledger: Ledger, report: Report, logs: Logs, feed: Feed, settings: WorkerSettings
     ) -> None:
         self._aws = aws
         self._ledger = ledger
-        self._launch = launch
         self._report = report
         self._logs = logs
         self._feed = feed
-        self._seconds = seconds
+        self._settings = settings
+        self._budgets: dict[AwsTarget, Budget] = {}
         self._hurry = anyio.Event()
+        self.late = 0.0
+        """How many seconds behind its time the task is that waits longest to be looked at."""
 
     def hurry(self) -> None:
-        """Something is known to have changed: don't wait for the interval."""
+        """Something is known to have changed: don't wait for the next look."""
         self._hurry.set()
 
     async def run(self) -> None:
-        """Sweep for ever, every `seconds`."""
+        """Sweep for ever."""
         while True:
             self._hurry = anyio.Event()
-            with anyio.move_on_after(self._seconds):
+            with anyio.move_on_after(min(TICK, self._settings.watch_seconds / 2)):
                 await self._hurry.wait()
-            try:
-                await self.once()
-            except EcsWorkerError as error:
-                log.warning("A sweep was not finished and is repeated: %s", error)
+            await self.once()
 
     async def once(self) -> None:
-        """Describe every task once, stop those that have run out of time, and report what has ended."""
-        async with anyio.create_task_group() as sweeps:
-            for (target, cluster), watched in self._by_cluster().items():
-                for start in range(0, len(watched), PER_CALL):
-                    sweeps.start_soon(self._describe, target, cluster, watched[start : start + PER_CALL])
-        for held in self._ledger:
-            if held.task is not None and not held.identifier_written:
-                await self._launch.write_identifier(held)
-            if why := overdue(held):
-                await self.stop(held, why)
-        await self._report.once()
+        """Describe the tasks that are due, as far as the budget goes."""
+        now = time.monotonic()
+        waiting: list[Held] = []
+        async with anyio.create_task_group() as calls:
+            for target, chunks in self._due(now).items():
+                budget = self._budgets.setdefault(target, Budget(READS_PER_SECOND * self._settings.describe_share))
+                affordable = budget.take(len(chunks), now)
+                for cluster, chunk in chunks[:affordable]:
+                    calls.start_soon(self._describe, target, cluster, chunk)
+                waiting += [chunk[0] for _, chunk in chunks[affordable:]]
+        self.late = max((now - held.due for held in waiting), default=0.0)
 
-    def _by_cluster(self) -> dict[tuple[AwsTarget, str], list[Held]]:
-        """DescribeTasks takes tasks of one cluster at a time."""
-        groups: defaultdict[tuple[AwsTarget, str], list[Held]] = defaultdict(list)
+    def _due(self, now: float) -> dict[AwsTarget, list[tuple[str, list[Held]]]]:
+        """What to describe, in calls of up to 100 tasks of one cluster, by account; the latest first.
+
+        A call costs the same however full it is, so one that has room takes what is due next.
+        """
+        clusters: defaultdict[tuple[AwsTarget, str], list[Held]] = defaultdict(list)
         for held in self._ledger:
-            if held.phase in {Phase.STARTING, Phase.RUNNING} and held.placement is not None:
-                groups[held.placement.target, held.placement.cluster].append(held)
-        return groups
+            if held.phase in WATCHED and held.placement is not None:
+                clusters[held.placement.target, held.placement.cluster].append(held)
+        calls: defaultdict[AwsTarget, list[tuple[str, list[Held]]]] = defaultdict(list)
+        for (target, cluster), watched in clusters.items():
+            watched.sort(key=lambda held: held.due)
+            for start in range(0, len(watched), PER_CALL):
+                if watched[start].due > now:
+                    break
+                calls[target].append((cluster, watched[start : start + PER_CALL]))
+        for chunks in calls.values():
+            chunks.sort(key=lambda call: call[1][0].due)
+        return calls
+
+    def _interval(self, held: Held) -> float:
+        if held.phase is Phase.STARTING or held.placement is None:
+            return self._settings.watch_seconds
+        return held.placement.watch_interval or RUNNING_FACTOR * self._settings.watch_seconds
 
     async def _describe(self, target: AwsTarget, cluster: str, chunk: Sequence[Held]) -> None:
         by_arn = {held.task.arn: held for held in chunk if held.task is not None}
@@ -94,13 +138,19 @@ class Watch:
             tasks, failures = await ecs.describe_tasks(cluster, list(by_arn))
         except EcsWorkerError as error:
             log.warning("%d tasks of cluster %s can't be described now: %s", len(chunk), cluster or "default", error)
-            return
+            tasks, failures = [], []
         for task in tasks:
             if task.arn in by_arn:
                 self.observe(by_arn[task.arn], task)
         for failure in failures:
             if failure.arn in by_arn and failure.reason == MISSING:
                 self._missing(by_arn[failure.arn])
+        for held in chunk:
+            if held.phase not in WATCHED:
+                continue
+            held.due = time.monotonic() + self._interval(held)
+            if why := overdue(held):
+                await self.stop(held, why)
 
     def observe(self, held: Held, task: TaskFacts) -> None:
         """Take in what ECS says of a task; facts older than those known are left aside (`version` orders them)."""
@@ -130,7 +180,9 @@ class Watch:
 
     def _stopped(self, held: Held) -> None:
         held.enter(Phase.STOPPED)
+        held.due = 0.0
         self._ledger.freed()
+        self._report.hurry()
 
     async def stop(self, held: Held, why: str) -> None:
         """Ask ECS to stop the run's task. `why` becomes the task's stoppedReason and part of a crash's message."""

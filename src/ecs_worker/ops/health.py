@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ecs_worker.lifecycle.ledger import Ledger
     from ecs_worker.lifecycle.poll import Poll
+    from ecs_worker.lifecycle.watch import Watch
     from ecs_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Observed(Protocol):
     settings: WorkerSettings
     ledger: Ledger
     poll: Poll
+    watch: Watch
 
 
 class _Metrics:
@@ -57,6 +59,8 @@ class _Metrics:
         for event, number in ledger.counts.items():
             events.add_metric([event], number)
         yield events
+        late = "Seconds behind its time of the task that waits longest to be looked at."
+        yield GaugeMetricFamily("ecs_worker_watch_late_seconds", late, value=self._worker.watch.late)
         if self._worker.poll.last is not None:
             age = time.monotonic() - self._worker.poll.last
             yield GaugeMetricFamily("ecs_worker_last_poll_age_seconds", "Since the server answered a poll.", value=age)

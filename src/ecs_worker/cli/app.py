@@ -68,6 +68,14 @@ def start(
     ] = None,
     base_job_template: Annotated[Path | None, _option("base_job_template")] = None,
     cluster: Annotated[str | None, _option("cluster")] = None,
+    launch_type: Annotated[str | None, _option("launch_type")] = None,
+    task_role_arn: Annotated[str | None, _option("task_role_arn")] = None,
+    execution_role_arn: Annotated[str | None, _option("execution_role_arn")] = None,
+    task_definition: Annotated[str | None, _option("task_definition")] = None,
+    run_task_kwargs: Annotated[str | None, _option("run_task_kwargs")] = None,
+    env: Annotated[list[str] | None, _option("env", "--env", "-e")] = None,
+    labels: Annotated[list[str] | None, _option("labels", "--label")] = None,
+    inherit_network: Annotated[bool | None, _option("inherit_network", "--inherit-network")] = None,
     log_level: Annotated[str | None, _option("log_level")] = None,
     log_format: Annotated[str | None, _option("log_format")] = None,
     with_healthcheck: Annotated[bool | None, _option("with_healthcheck", "--with-healthcheck")] = None,
@@ -81,7 +89,7 @@ def start(
     """
     given = dict(locals())
     given["type"] = given.pop("type_")
-    given["work_queues"] = tuple(work_queues) if work_queues else None
+    given |= {name: given[name] or None for name in ("work_queues", "env", "labels")}  # none given: an empty list
     settings = load(WorkerSettings, **given)
     prefect = load(PrefectSettings)
     if not prefect.api_url:

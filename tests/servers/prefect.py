@@ -170,7 +170,11 @@ class Admin:
         self.server = server
         user, _, password = (server.auth_string or "").partition(":")
         self._client = httpx.AsyncClient(
-            base_url=server.url, timeout=30, trust_env=False, auth=(user, password) if user else None
+            base_url=server.url,
+            timeout=30,
+            trust_env=False,
+            auth=(user, password) if user else None,
+            limits=httpx.Limits(keepalive_expiry=2),  # seconds; the server closes idle connections after five
         )
         self._csrf: dict[str, str] = {}
 

@@ -1,4 +1,4 @@
-"""Writes the README's table of options from `WorkerSettings`: `make docs`. A test holds the two together."""
+"""Writes options.md from `WorkerSettings`: `make docs`. A test holds the two together."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from ecs_worker.settings import WorkerSettings
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- options, written by `make docs` -->\n", "<!-- end of options -->"
+PAGE = Path(__file__).with_name("options.md")
+HEAD = """# Options of `ecs-worker start`
+
+Every option is an environment variable too; some settings are variables only. Written by `make docs`.
+
+"""
 
 
-def table() -> str:
-    """Each setting with its option (if `ecs-worker start` has one), its variable and its default."""
+def page() -> str:
+    """The whole page: each setting with its option (if `ecs-worker start` has one), its variable and its default."""
     flags = _flags()
     rows = ["| Option | Variable | Meaning |", "|---|---|---|"]
     for name, field in WorkerSettings.model_fields.items():
         rows.append(f"| {flags.get(name, '')} | `ECS_WORKER_{name.upper()}` | {field.description}{_default(field)} |")
-    return "\n".join(rows) + "\n"
+    return HEAD + "\n".join(rows) + "\n"
 
 
 def _flags() -> dict[str, str]:
@@ -36,17 +40,11 @@ def _flags() -> dict[str, str]:
 
 
 def _default(field: FieldInfo) -> str:
-    if field.is_required() or field.default_factory is not None or field.default in {None, (), False}:
+    default = field.default
+    if field.is_required() or field.default_factory is not None or default is None or default is False or default == ():
         return ""
-    return " Default: on." if field.default is True else f" Default: {field.default}."
-
-
-def updated(readme: str) -> str:
-    """The README with the table as it should be now."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{table()}{END}{after}"
+    return " Default: on." if default is True else f" Default: {default}."
 
 
 if __name__ == "__main__":
-    README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(page(), encoding="utf-8")

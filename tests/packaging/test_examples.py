@@ -1,8 +1,9 @@
-"""The files that users fill in: examples/, iam/ and the README's table, held against what AWS and the code know."""
+"""The files that users fill in: examples/, iam/, and the documents, held against what AWS and the code know."""
 
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -157,13 +158,21 @@ def listed(value: str | list[str]) -> list[str]:
     return value if isinstance(value, list) else [value]
 
 
-def test_the_readmes_table_of_options_is_current() -> None:
+def test_the_page_of_options_is_current() -> None:
     sys.path.insert(0, str(TOP / "docs"))
     try:
         import options  # noqa: PLC0415 - a script, importable from its own directory only
     finally:
         sys.path.pop(0)
+    page = options.PAGE.read_text(encoding="utf-8")
+    assert page == options.page(), "run `make docs`"
+    assert page.count("`ECS_WORKER_") == len(WorkerSettings.model_fields)
+
+
+def test_what_the_readme_names_exists() -> None:
     readme = (TOP / "README.md").read_text(encoding="utf-8")
-    assert readme == options.updated(readme), "run `make docs`"
-    assert readme.count("`ECS_WORKER_") == len(WorkerSettings.model_fields)
+    for path in re.findall(r"(?:iam|examples|docs)/[\w.-]+\w", readme):
+        assert (TOP / path).exists(), path
+    for target in re.findall(r"`?make (\w+)`", readme):
+        assert f"\n{target}:" in (TOP / "Makefile").read_text(encoding="utf-8")
     assert len(readme.splitlines()) <= 150

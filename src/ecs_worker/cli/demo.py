@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -59,8 +60,8 @@ async def _until_signal(work: Coroutine[Any, Any, int], console: Console) -> int
     def stop(number: signal.Signals) -> None:
         if not came:
             came.append(number)
+            task.cancel()  # before anything is printed: SIGHUP means that the terminal is gone
             console.print(f"{number.name}: cleaning up.")
-            task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop, number)
@@ -73,7 +74,8 @@ async def _until_signal(work: Coroutine[Any, Any, int], console: Console) -> int
 
 
 async def _demo(console: Console, *, keep: bool) -> int:
-    console.print("Starting a Prefect server and the embedded AWS …")
+    own_server = not os.environ.get("PREFECT_API_URL")
+    console.print(f"Starting {'a Prefect server and ' if own_server else ''}the embedded AWS …")
     async with AsyncExitStack() as stack:
         ready = await stack.enter_async_context(stage(with_ui=keep))
         console.print(f"Prefect API: {ready.prefect_url}\nEmbedded AWS: {ready.aws_url}")
@@ -86,6 +88,8 @@ async def _demo(console: Console, *, keep: bool) -> int:
             await worker.stop()
             outcome = ready.outcome(outcome.runs, worker)
         code = _tell(console, outcome, worker)
+        if not own_server:
+            _print(console, f"The work pool {POOL}, its deployments and runs stay on your server.")
         if keep:
             _tell_kept(console, ready)
             await asyncio.Event().wait()  # Ctrl-C ends it

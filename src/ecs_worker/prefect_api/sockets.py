@@ -1,0 +1,132 @@
+"""WebSockets to the Prefect API: authenticated, and made again when they break."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import time
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp import WSCloseCode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+    from typing import Any
+
+    from ecs_worker.prefect_api.client import PrefectClient
+
+logger = logging.getLogger(__name__)
+
+_SUBPROTOCOL = "prefect"  # the subprotocol with authentication by the first message
+_ANSWER_SECONDS = 10.0  # for the handshake and the authentication
+_PING_SECONDS = 10.0  # a peer that is gone is noticed within 15 s, before three missed heartbeats
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+# None of them changes while the worker runs. Servers in trouble answer other codes, or nothing.
+_REFUSALS = frozenset({401, 403, 404, 405, 501})
+_REFUSING_CODES = frozenset({WSCloseCode.POLICY_VIOLATION, WSCloseCode.PROTOCOL_ERROR})
+
+
+class _Refused(Exception):
+    """The server has no such WebSocket for us, and won't have one next time."""
+
+
+class Socket:
+    """One authenticated connection."""
+
+    def __init__(self, connection: aiohttp.ClientWebSocketResponse) -> None:
+        self._connection = connection
+
+    async def send(self, frame: Mapping[str, Any]) -> bool:
+        """Send a JSON object. False: the connection is gone. True does not mean that it arrived."""
+        try:
+            await self._connection.send_json(frame)
+        except (aiohttp.ClientError, OSError):
+            return False
+        return True
+
+    async def receive(self) -> Mapping[str, Any] | None:
+        """The next JSON object, or None once the connection is over; one that sends anything else is ended."""
+        while (message := await self._connection.receive()).type is aiohttp.WSMsgType.TEXT:
+            try:
+                frame = json.loads(message.data)
+            except ValueError:
+                break
+            if isinstance(frame, dict):
+                return frame
+        await self._connection.close()
+        return None
+
+    def ensure_welcome(self) -> None:
+        """Raise _Refused if the connection ended by a close code that the next one would meet, too."""
+        code = self._connection.close_code
+        if code in _REFUSING_CODES:
+            raise _Refused(f"the server closed the connection with code {code}")
+
+
+async def connections(
+    api: PrefectClient, path: str, *, otherwise: str, refusals: frozenset[int] = _REFUSALS
+) -> AsyncGenerator[Socket]:
+    """Connect to a path of the API, again and again: each connection is yielded, and closed afterwards.
+
+    Between two of them are pauses of 1 to 30 s. It ends by itself, with one log line that says what is done
+    `otherwise`, when the server has no such WebSocket (it answers one of `refusals` to the first attempt) or
+    refuses the credentials. Iterate inside `contextlib.aclosing`.
+    """
+    proven = False  # there was a connection, so that an error status must be temporary
+    failures = 0
+    async with aiohttp.ClientSession(headers=api.transport.headers, trust_env=True) as session:
+        while True:
+            began = time.monotonic()
+            try:
+                async with await _connect(session, api, path, frozenset() if proven else refusals) as connection:
+                    proven = True
+                    socket = Socket(connection)
+                    yield socket
+                    socket.ensure_welcome()
+            except _Refused as refused:
+                logger.info("No %s: %s. %s", path, refused, otherwise)
+                return
+            except (aiohttp.ClientError, OSError) as error:
+                logger.debug("%s broke: %s", path, type(error).__name__)
+            failures = 0 if time.monotonic() - began > _LONGEST_PAUSE else min(failures + 1, 10)
+            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**failures)
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not cryptography
+
+
+async def _connect(
+    session: aiohttp.ClientSession, api: PrefectClient, path: str, refusals: frozenset[int]
+) -> aiohttp.ClientWebSocketResponse:
+    url = "ws" + api.transport.base_url.removeprefix("http") + path
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            connection = await session.ws_connect(
+                url,
+                protocols=(_SUBPROTOCOL,),
+                heartbeat=_PING_SECONDS,
+                ssl=api.transport.ssl or True,
+                max_msg_size=0,  # a pool's template has no bound of its own
+            )
+    except aiohttp.WSServerHandshakeError as error:
+        if error.status in refusals:
+            raise _Refused(f"the server answered {error.status}") from None
+        raise
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            await _authenticate(Socket(connection), api.transport.token)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+async def _authenticate(socket: Socket, token: str | None) -> None:
+    await socket.send({"type": "auth", "token": token})
+    answer = await socket.receive()
+    socket.ensure_welcome()
+    if answer is None:
+        raise aiohttp.ClientConnectionError("closed before it authenticated")
+    if answer.get("type") != "auth_success":
+        raise _Refused("the server refused the credentials")

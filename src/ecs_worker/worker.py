@@ -181,6 +181,12 @@ class Worker:
             self.ledger.drop(held)
         except (LaunchFailed, NotWanted, UserError, PrefectError) as error:
             await self._give_up(held, error)
+        except Exception as error:
+            # The rim of one run's way: a fault of ours must not take the other runs along, nor meet this one for ever.
+            log.exception("%s could not be launched, by a fault of ecs-worker: please report it.", held.run.name)
+            await self._give_up(
+                held, LaunchFailed(f"ecs-worker has a fault ({type(error).__name__}); its log says more.")
+            )
 
     async def _let_go(self, held: Held, why: NotOurs) -> None:
         """The run is others' business now. A task of this claim that may exist all the same must not run it."""

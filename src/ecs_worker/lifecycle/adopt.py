@@ -176,6 +176,9 @@ class Adopt:
             log.warning("%s can't be adopted: %s", run.name, error)
         except (PrefectError, AwsError) as error:
             log.warning("%s can't be adopted yet: %s", run.name, error)
+        except Exception:
+            # The rim of one run's adoption: a fault of ours must not keep the others from theirs.
+            log.exception("%s can't be adopted, by a fault of ecs-worker: please report it.", run.name)
 
     async def _watch_task(self, run: FlowRun, claim: Claimed | None) -> None:
         """Watch the task that the run names. The next sweep describes it."""

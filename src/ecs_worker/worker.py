@@ -93,7 +93,7 @@ class Worker:
         self._render = Render(api, aws, settings, self._prefect, self._heartbeat)
         define = Define(aws)
         self._launch = Launch(api, aws, self.ledger, define, self._feed, self.stopping, settings.name)
-        self._report = Report(api, self.ledger, self._feed, settings.report_grace_seconds, self._send_held)
+        self._report = Report(api, self.ledger, define, self._feed, settings.report_grace_seconds, self._send_held)
         self.logs = Logs(aws, self._feed)
         self.watch = Watch(aws, self.ledger, self._report, self.logs, self._feed, settings)
         self._cancel = Cancel(api, self.ledger, self.watch, settings, self._heartbeat)

@@ -12,13 +12,15 @@ import logging
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from ecs_worker.errors import AwsError
 from ecs_worker.job.requests import definition_digest
 from ecs_worker.lifecycle.cache import Lookups
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from ecs_worker.aws.session import Aws
+    from ecs_worker.lifecycle.ledger import Held
     from ecs_worker.model import AwsTarget, LaunchRequest
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,22 @@ class Define:
         if not isinstance(request.definition, str):
             family = request.definition["family"]
             self._known.forget((request.placement.target.key, family, definition_digest(request.definition)))
+
+    async def retire(self, held: Held, others: Iterable[Held]) -> None:
+        """Deregister the definition of a run that has ended, if its job wants that and none of `others` uses it.
+
+        Tasks that run go on. A run that needs the same definition later registers a new revision.
+        """
+        task = held.task
+        if not held.deregister or task is None or held.placement is None or not task.definition_arn:
+            return
+        if any(other.task is not None and other.task.definition_arn == task.definition_arn for other in others):
+            return
+        try:
+            ecs = await self._aws.ecs(held.placement.target)
+            await ecs.deregister(task.definition_arn)
+        except AwsError as error:
+            log.warning("Task definition %s is not deregistered: %s", task.definition_arn, error)
 
     async def _find_or_register(
         self, target: AwsTarget, definition: Mapping[str, Any], digest: str, newest: int

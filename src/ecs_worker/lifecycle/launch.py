@@ -106,6 +106,7 @@ class Launch:
     async def once(self, held: Held, request: LaunchRequest) -> None:
         """Launch the run's task and write its name on the run. Raises LaunchFailed or NotWanted."""
         held.placement = request.placement
+        held.deregister = request.deregister
         held.enter(Phase.LAUNCHING)
         task = await self.patiently(held, lambda: self._run_task(held, request))
         self.settle(held, task)

@@ -44,6 +44,7 @@ class Held:
     cancelling_since: float | None = None
     stop_reason: str = ""  # why the worker asked ECS to stop the task; empty: it didn't
     crashed_because: str = ""  # set once that is decided, so that a repeated report says the same
+    deregister: bool = False  # the task definition is to go once no held run needs it
     missing_since: float | None = None
     due: float = 0.0  # when the sweeper looks at the task next
 

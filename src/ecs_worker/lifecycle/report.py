@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
+    from ecs_worker.lifecycle.define import Define
     from ecs_worker.lifecycle.feed import Feed
     from ecs_worker.lifecycle.ledger import Held, Ledger
     from ecs_worker.prefect_api.client import PrefectClient
@@ -99,10 +100,17 @@ class Report:
     """
 
     def __init__(
-        self, api: PrefectClient, ledger: Ledger, feed: Feed, grace: float, again: Callable[[Held], None]
+        self,
+        api: PrefectClient,
+        ledger: Ledger,
+        define: Define,
+        feed: Feed,
+        grace: float,
+        again: Callable[[Held], None],
     ) -> None:
         self._api = api
         self._ledger = ledger
+        self._define = define
         self._feed = feed
         self._grace = grace
         self._again = again
@@ -164,7 +172,7 @@ class Report:
                 ended = run.state_name if run is not None else "deleted"
                 log.info("%s: its task has stopped, the run is %s.", held.run.name, ended)
                 self._ledger.counts[f"ended_{run.state_type.lower() if run and run.state_type else 'deleted'}"] += 1
-                self._ledger.drop(held)
+                await self._let_go(held)
             case Decision.CANCEL:
                 await self.cancel(held)
             case Decision.CRASH if may_start_again(now, held):
@@ -223,7 +231,11 @@ class Report:
             elif answer.state is not None and not answer.state.type.final:
                 held.enter(Phase.STOPPED)  # cancelling meanwhile, say: decide afresh
                 return
+        await self._let_go(held)
+
+    async def _let_go(self, held: Held) -> None:
         self._ledger.drop(held)
+        await self._define.retire(held, self._ledger)
 
     async def release(self, held: Held, why: str, after: float = 0.0) -> None:
         """Give an unlaunched claim back: Scheduled, `after` seconds from now, so that any worker takes it."""

@@ -246,6 +246,9 @@ async def test_blocks_come_with_their_secrets(api: PrefectClient, admin: Admin) 
     data = await api.read_block_document(UUID(block_id))
     assert data["aws_secret_access_key"] == "s3cret"
     assert await api.read_block_document_by_name("aws-credentials", name) == data
+    hidden = await api.read_block_document_by_name("aws-credentials", name, secrets=False)
+    assert hidden == await api.read_block_document(UUID(block_id), secrets=False)
+    assert "s3cret" not in str(hidden)
     with pytest.raises(PrefectNotFound):
         await api.read_block_document(uuid4())
 
@@ -255,7 +258,14 @@ async def test_variables(api: PrefectClient, admin: Admin, prefect: PrefectServe
     value = {"3": {"a": [1, None]}, "2": "text"}[prefect.line]
     await admin.create_variable(name, value)
     assert await api.read_variable(name) == value
-    assert await api.read_variable("no_such_variable") is None
+    with pytest.raises(PrefectNotFound):
+        await api.read_variable("no_such_variable")
+
+
+async def test_a_variable_may_be_null(api3: PrefectClient, admin3: Admin) -> None:
+    name = f"v{uuid4().hex[:8]}"
+    await admin3.create_variable(name, None)
+    assert await api3.read_variable(name) is None
 
 
 # -- telling

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ecs_worker.aws.service import Service
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """Where a network interface is. `public`: it has a public address."""
+
+    subnet: str
+    security_groups: tuple[str, ...]
+    public: bool
 
 
 class Ec2(Service):
@@ -27,3 +38,14 @@ class Ec2(Service):
             token = answer.get("NextToken")
             if not token:
                 return ids
+
+    async def interface(self, mac_address: str) -> Interface | None:
+        """The network interface of that MAC address, if this account has it in this Region."""
+        answer = await self._call(
+            "DescribeNetworkInterfaces", Filters=[{"Name": "mac-address", "Values": [mac_address]}]
+        )
+        for found in answer.get("NetworkInterfaces", ()):
+            groups = tuple(str(group["GroupId"]) for group in found.get("Groups", ()))
+            public = bool(found.get("Association", {}).get("PublicIp"))
+            return Interface(str(found["SubnetId"]), groups, public)
+        return None

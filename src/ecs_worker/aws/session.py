@@ -34,7 +34,9 @@ from ecs_worker.aws.ecs import Ecs
 from ecs_worker.aws.errors import translated
 from ecs_worker.aws.limits import Limits
 from ecs_worker.aws.logs import Logs
+from ecs_worker.aws.s3 import S3
 from ecs_worker.aws.service import Service
+from ecs_worker.aws.sqs import LONG_POLL, Sqs
 from ecs_worker.errors import AwsError, UserError
 from ecs_worker.job.classify import is_throttle
 from ecs_worker.model import AwsCredentials, AwsTarget
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 # Seconds. With the standard three attempts a call answers or fails within about 90 seconds.
 _CONNECT_TIMEOUT = 5
 _READ_TIMEOUT = 20
+# A long poll is answered after its time at the latest.
+_LONG_POLL_TIMEOUT = LONG_POLL + 10
 # Per client. More calls at once wait in the pool without a bound, so it is wider than what we start at once.
 _CONNECTIONS = 100
 
@@ -109,6 +113,14 @@ class Aws:
     async def ec2(self, target: AwsTarget = _OWN) -> Ec2:
         """EC2 in that account and Region."""
         return await self._service(Ec2, target)
+
+    async def sqs(self, target: AwsTarget = _OWN) -> Sqs:
+        """SQS in that account and Region."""
+        return await self._service(Sqs, target)
+
+    async def s3(self, target: AwsTarget = _OWN) -> S3:
+        """S3 for that account."""
+        return await self._service(S3, target)
 
     async def _service(self, kind: type[_S], target: AwsTarget) -> _S:
         # With its Region spelt out, so that both ways to say "here" share clients and limits.
@@ -240,7 +252,11 @@ def _client_parameters(service: str, credentials: AwsCredentials | None) -> dict
         known["verify"] = str(path)
     if service == "ecs" and "api_version" in given:  # each service has versions of its own
         known["api_version"] = given["api_version"]
-    if config := given.get("config"):
-        unsigned = config.get("signature_version") == "unsigned"
-        known["config"] = AioConfig(**{**config, **({"signature_version": UNSIGNED} if unsigned else {})})
+    config = dict(given.get("config") or {})
+    if config.get("signature_version") == "unsigned":
+        config["signature_version"] = UNSIGNED
+    if service == Sqs.name:
+        config["read_timeout"] = _LONG_POLL_TIMEOUT
+    if config:
+        known["config"] = AioConfig(**config)
     return known

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from typing import Self
     from uuid import UUID
 
+    from ecs_worker.settings import JobDefaults
+
 DEFAULT_COMMAND = "prefect flow-run execute"
 # Field names whose values never stand in a message.
 _SECRET = re.compile(r"secret|token|key|passw|auth|credential|env", re.IGNORECASE)
@@ -234,6 +236,7 @@ class JobConfiguration(BaseModel):
     subnets: list[str] = []
     security_groups: list[str] = []
     assign_public_ip: bool | None = None
+    inherit_network: bool | None = None
     ephemeral_storage_gib: Annotated[int, Field(ge=21, le=200)] | None = None
     cpu_architecture: Literal["X86_64", "ARM64"] | None = None
     operating_system_family: _Text = None
@@ -274,11 +277,21 @@ class JobConfiguration(BaseModel):
 
         `came_from` is `origins(…)`. Raises JobInvalid with every problem found.
         """
+        configuration, problems = cls.salvage(rendered, came_from)
+        if problems:
+            raise JobInvalid(problems)
+        return configuration
+
+    @classmethod
+    def salvage(cls, rendered: Mapping[str, Any], came_from: Mapping[str, str] | None = None) -> tuple[Self, list[str]]:
+        """The configuration without what can't be used, and a sentence for each such value."""
         try:
-            return cls.model_validate(rendered)
+            return cls.model_validate(rendered), []
         except ValidationError as error:
             problems = error.errors(include_url=False, include_context=False)
-        raise JobInvalid([_sentence(problem, rendered, came_from or {}) for problem in problems])
+        wrong = {problem["loc"][0] for problem in problems}
+        rest = cls.model_validate({name: value for name, value in rendered.items() if name not in wrong})
+        return rest, [_sentence(problem, rendered, came_from or {}) for problem in problems]
 
     @property
     def target(self) -> AwsTarget:
@@ -338,7 +351,10 @@ def _short(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class WorkerDefaults:
-    """What the worker's own options give where the pool, the deployment and the run say nothing."""
+    """What the worker's own options give where the pool, the deployment and the run say nothing.
+
+    A default in the pool's template is said: `launch_type` only counts where the template has none, or a job sets null.
+    """
 
     cluster: str | None = None
     launch_type: str | None = None
@@ -346,6 +362,24 @@ class WorkerDefaults:
     execution_role_arn: str | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     labels: Mapping[str, str] = field(default_factory=dict)
+    task_definition_path: str | None = None
+    run_task_kwargs_path: str | None = None
+    inherit_network: bool = False
+
+    @classmethod
+    def of(cls, settings: JobDefaults) -> Self:
+        """Those of the worker's settings."""
+        return cls(
+            cluster=settings.cluster,
+            launch_type=settings.launch_type,
+            task_role_arn=settings.task_role_arn,
+            execution_role_arn=settings.execution_role_arn,
+            env=settings.env,
+            labels=settings.labels,
+            task_definition_path=settings.task_definition,
+            run_task_kwargs_path=settings.run_task_kwargs,
+            inherit_network=settings.inherit_network,
+        )
 
 
 @dataclass(frozen=True, slots=True)

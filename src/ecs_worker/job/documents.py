@@ -10,38 +10,85 @@ from typing import TYPE_CHECKING, Any
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import JobConfiguration
 from ecs_worker.job.names import LONGEST_NAME, ecs_name
-from ecs_worker.job.options import patch
+from ecs_worker.job.options import given_network, patch
+from ecs_worker.job.requests import cleaned, flow_container_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ecs_worker.job.configuration import WorkerDefaults
+
 # The agent's rule: the flow runs in the container of the first of these names, or in a new one of the first name.
 _AGENT_CONTAINERS = ("flow", "prefect")
 _DERIVED = "-derived"
+_DEFAULT_DEFINITION, _DEFAULT_ARGUMENTS = "--task-definition", "--run-task-kwargs"  # the worker's options
+_CAPACITY = {"launchType", "capacityProviderStrategy"}  # which exclude each other
 
 
-def paths(configuration: JobConfiguration) -> frozenset[str]:
-    """Files and `s3://` objects that the job names and that must be read for `with_documents`."""
-    named = (configuration.task_definition_path, configuration.run_task_kwargs_path)
-    return frozenset(path for path in named if path)
+def paths(configuration: JobConfiguration, defaults: WorkerDefaults) -> dict[str, str]:
+    """Files and `s3://` objects that must be read for the functions below: path → the variable or option naming it."""
+    named = {
+        defaults.task_definition_path: _DEFAULT_DEFINITION,
+        defaults.run_task_kwargs_path: _DEFAULT_ARGUMENTS,
+        configuration.task_definition_path: "task_definition_path",
+        configuration.run_task_kwargs_path: "run_task_kwargs_path",
+    }
+    return {path: name for path, name in named.items() if path}
 
 
-def with_documents(configuration: JobConfiguration, contents: Mapping[str, Any]) -> JobConfiguration:
-    """With the job's own task definition and RunTask arguments put in; `contents` by path, parsed.
+def with_documents(
+    configuration: JobConfiguration, contents: Mapping[str, Any], defaults: WorkerDefaults
+) -> JobConfiguration:
+    """With the job's own task definition (else the worker's) and RunTask arguments put in; `contents` by path, parsed.
 
-    The task definition lies below what the template says, the RunTask arguments above it, as the agent had it.
-    Raises JobInvalid if a document is no mapping, or one is given both inline and by path.
+    The task definition lies below what the template says, the RunTask arguments above it, as the agent had it. A job
+    that reuses a definition gets no other. Raises JobInvalid if a document is no mapping, or one is given both inline
+    and by path.
     """
     definition = _one("task_definition", configuration.inline_task_definition, configuration, contents)
     arguments = _one("run_task_kwargs", configuration.run_task_kwargs, configuration, contents)
-    if definition:
-        names = [container.get("name") for container in definition.get("containerDefinitions") or []]
-        found = next((name for name in _AGENT_CONTAINERS if name in names), _AGENT_CONTAINERS[0])
-        configuration = _over(definition, configuration, configuration.container_name or found)
     if arguments:
         merged = patch(configuration.task_run_request, arguments)
         configuration = configuration.model_copy(update={"task_run_request": merged})
+    if not definition and defaults.task_definition_path:
+        definition = _document("task_definition", defaults.task_definition_path, _DEFAULT_DEFINITION, contents)
+    if definition and not configuration.reused_definition:
+        names = [container.get("name") for container in definition.get("containerDefinitions") or []]
+        found = next((name for name in _AGENT_CONTAINERS if name in names), _AGENT_CONTAINERS[0])
+        configuration = _over(definition, configuration, configuration.container_name or found)
     return configuration
+
+
+def with_default_arguments(
+    configuration: JobConfiguration,
+    contents: Mapping[str, Any],
+    defaults: WorkerDefaults,
+    reused: Mapping[str, Any] | None,
+) -> JobConfiguration:
+    """With the worker's own RunTask arguments below everything that the template and the job say.
+
+    `reused` is the description of the definition that the job reuses. Raises JobInvalid if they are no mapping.
+    """
+    if not defaults.run_task_kwargs_path:
+        return configuration
+    arguments = _document("run_task_kwargs", defaults.run_task_kwargs_path, _DEFAULT_ARGUMENTS, contents)
+    merged = _below(arguments, configuration, flow_container_name(configuration, reused))
+    return configuration.model_copy(update={"task_run_request": merged})
+
+
+def _below(arguments: Mapping[str, Any], configuration: JobConfiguration, container: str) -> dict[str, Any]:
+    """The template's RunTask request over `arguments`: only what it leaves open is taken from them."""
+    said: dict[str, Any] = cleaned(configuration.task_run_request)
+    taken = {key: value for key, value in arguments.items() if key != "taskDefinition"}
+    if said.keys() & _CAPACITY:
+        taken = {key: value for key, value in taken.items() if key not in _CAPACITY}
+    if configuration.vpc_id or configuration.inherit_network or given_network(configuration):
+        taken.pop("networkConfiguration", None)
+    containers = said.get("overrides", {}).get("containerOverrides")
+    if containers and not containers[0].get("name"):
+        # Meant for the flow's container: so named, it pairs with that one's entry in the arguments.
+        said["overrides"]["containerOverrides"] = [{**containers[0], "name": container}, *containers[1:]]
+    return patch(taken, said)
 
 
 def derived(configuration: JobConfiguration, described: Mapping[str, Any], container: str) -> JobConfiguration:
@@ -95,9 +142,13 @@ def _one(
         return inline
     if inline:
         raise JobInvalid([f"Both {name} and {name}_path are set; leave one out."])
+    return _document(name, path, f"{name}_path", contents)
+
+
+def _document(name: str, path: str, source: str, contents: Mapping[str, Any]) -> Mapping[str, Any]:
     document = contents.get(path)
     if not isinstance(document, dict):
-        raise JobInvalid([f"{name}_path: {path} holds no mapping; write the ECS request as YAML or JSON there."])
+        raise JobInvalid([f"{source}: {path} holds no mapping; write the ECS request as YAML or JSON there."])
     validated: Mapping[str, Any] = getattr(JobConfiguration.load({name: document}), name)
     return validated
 

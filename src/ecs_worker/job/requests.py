@@ -74,7 +74,7 @@ def prepare_definition(configuration: JobConfiguration, context: FlowRunContext)
         return None
     definition = copy.deepcopy(configuration.task_definition)
     prepared = prepare(configuration, context)
-    containers = [container for container in definition.get("containerDefinitions") or [] if _cleaned(container)]
+    containers = [container for container in definition.get("containerDefinitions") or [] if cleaned(container)]
     for container in containers:
         if container.get("name"):
             container["name"] = ecs_name(str(container["name"]))
@@ -91,8 +91,8 @@ def prepare_definition(configuration: JobConfiguration, context: FlowRunContext)
     definition["family"] = _family(definition, context)
     _size(definition, container, configuration, fargate=runs_on_fargate(configuration, context, definition))
     _make_room(definition, container, configuration, context)
-    cleaned: dict[str, Any] = _cleaned(definition)
-    return cleaned
+    request: dict[str, Any] = cleaned(definition)
+    return request
 
 
 def _definition_patch(configuration: JobConfiguration, container_name: str) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def definition_digest(request: Mapping[str, Any]) -> str:
     Equal for requests that differ only in an order that ECS doesn't heed.
     """
     content = {key: value for key, value in request.items() if key != "tags"}
-    return hashlib.sha256(_canonical(_cleaned(content)).encode()).hexdigest()
+    return hashlib.sha256(_canonical(cleaned(content)).encode()).hexdigest()
 
 
 def _canonical(value: Any, key: str = "") -> str:
@@ -241,40 +241,66 @@ def runs_on_fargate(configuration: JobConfiguration, context: FlowRunContext, de
 
 @dataclass(frozen=True, slots=True)
 class NetworkNeed:
-    """What EC2 has to tell before RunTask: the subnets of `vpc_id` (None: of the default VPC).
+    """What must be found out before RunTask.
 
+    The subnets of `vpc_id`; else, with `inherit`, the worker's own network; else the subnets of the default VPC.
     `given` is the job's own awsvpcConfiguration; if it has subnets, they must be among those.
     """
 
     vpc_id: str | None
     given: Mapping[str, Any] = field(default_factory=dict)
+    inherit: bool = False
+
+    def __str__(self) -> str:
+        if self.vpc_id:
+            return f"VPC {self.vpc_id}"
+        return "the worker's own network" if self.inherit else "the default VPC"
 
 
-def network_need(configuration: JobConfiguration, definition: Mapping[str, Any]) -> NetworkNeed | None:
-    """What must be looked up for the task's network; None when nothing has to be."""
+@dataclass(frozen=True, slots=True)
+class FoundNetwork:
+    """What a look-up found. Of VPCs only subnets are asked for; their tasks get public addresses."""
+
+    subnets: Sequence[str]
+    security_groups: Sequence[str] = ()
+    public_ip: bool = True
+
+
+def network_need(
+    configuration: JobConfiguration, context: FlowRunContext, definition: Mapping[str, Any]
+) -> NetworkNeed | None:
+    """What must be looked up for the task's network; None when nothing has to be.
+
+    Given subnets pass as they are, but those of `network_configuration` must be in the `vpc_id` beside it, as
+    prefect-aws has it.
+    """
     if definition.get("networkMode") != "awsvpc":
         return None
     given = given_network(configuration)
-    if given.get("subnets") and not configuration.vpc_id:
+    if configuration.subnets or (given.get("subnets") and not configuration.vpc_id):
         return None
     if not given and configuration.task_run_request.get("networkConfiguration"):
         return None
-    return NetworkNeed(configuration.vpc_id, given)
+    wished = configuration.inherit_network
+    inherit = context.defaults.inherit_network if wished is None else wished
+    return NetworkNeed(configuration.vpc_id, given, inherit=inherit and not configuration.vpc_id)
 
 
-def network_configuration(need: NetworkNeed, subnets: Sequence[str]) -> dict[str, Any]:
-    """RunTask's `networkConfiguration`, from the subnets that the look-up found. Raises JobInvalid if they don't do."""
-    vpc = f"VPC {need.vpc_id}" if need.vpc_id else "the default VPC"
+def network_configuration(need: NetworkNeed, found: FoundNetwork) -> dict[str, Any]:
+    """RunTask's `networkConfiguration`, from what the look-up found. Raises JobInvalid if that doesn't do."""
     given = need.given.get("subnets") or []
-    strange = [subnet for subnet in given if subnet not in subnets]
+    strange = [subnet for subnet in given if subnet not in found.subnets]
     if strange:
-        raise JobInvalid([f"network_configuration: {', '.join(strange)} not in {vpc}; mend subnets or vpc_id."])
+        raise JobInvalid([f"network_configuration: {', '.join(strange)} not in {need}; mend subnets or vpc_id."])
     if given:
         return {"awsvpcConfiguration": dict(need.given)}
-    if not subnets:
+    if not found.subnets:
         remedy = "check vpc_id and the Region" if need.vpc_id else "set vpc_id, or subnets in network_configuration"
-        raise JobInvalid([f"No subnets were found in {vpc}: {remedy}."])
-    return {"awsvpcConfiguration": {"assignPublicIp": "ENABLED", **need.given, "subnets": list(subnets)[:MOST_SUBNETS]}}
+        raise JobInvalid([f"No subnets were found in {need}: {remedy}."])
+    network: dict[str, Any] = {"assignPublicIp": "ENABLED" if found.public_ip else "DISABLED"}
+    if found.security_groups:
+        network["securityGroups"] = list(found.security_groups)
+    return {"awsvpcConfiguration": {**network, **need.given, "subnets": list(found.subnets)[:MOST_SUBNETS]}}
 
 
 # RunTask ------------------------------------------------------------------------------------------------------
@@ -304,10 +330,10 @@ def prepare_run_task(
     request["overrides"] = _overrides(request.get("overrides") or {}, configuration, context, definition, prepared)
     request["tags"] = _tags(request.get("tags"), prepared.labels, context)
     add_to_run_task(configuration, request)
-    cleaned: dict[str, Any] = _cleaned(patch(request, configuration.run_task_patch))
-    if overrides_length(cleaned) > MOST_OVERRIDES:
-        _leave_out_repeated(cleaned, configuration, definition)
-    return cleaned
+    result: dict[str, Any] = cleaned(patch(request, configuration.run_task_patch))
+    if overrides_length(result) > MOST_OVERRIDES:
+        _leave_out_repeated(result, configuration, definition)
+    return result
 
 
 def _choose_capacity(request: dict[str, Any], launch_type: str | None) -> None:
@@ -341,7 +367,7 @@ def _overrides(
     flow["command"] = prepared.command
     for container in containers:
         if isinstance(container.get("command"), str):
-            container["command"] = _words(container["command"])
+            container["command"] = words(container["command"])
         environment = _pairs(container.get("environment"))
         container["environment"] = (
             environment_list({**environment, **prepared.env}, without=prepared.unset)
@@ -383,11 +409,14 @@ def _flow_override(containers: list[dict[str, Any]], name: str) -> dict[str, Any
     return containers[at]
 
 
-def _words(command: str) -> list[str]:
+def words(command: str, origin: str = "") -> list[str]:
+    """A command as ECS takes it, split like a shell's. `origin`: where it came from, for messages. JobInvalid."""
     try:
         return shlex.split(command)
     except ValueError as error:
-        raise JobInvalid([f"command can't be split into words: {str(error).lower()}; mend its quotes."]) from None
+        raise JobInvalid(
+            [f"command{origin} can't be split into words: {str(error).lower()}; mend its quotes."]
+        ) from None
 
 
 def environment_list(environment: Mapping[str, Any], without: Iterable[str] = ()) -> list[dict[str, str]]:
@@ -482,13 +511,13 @@ def log_stream(
     return None
 
 
-def _cleaned(value: Any) -> Any:
+def cleaned(value: Any) -> Any:
     """Without nulls and empty texts, lists and dicts. An empty `value` (of a variable, a tag) means something."""
     if isinstance(value, dict):
-        cleaned = {key: _cleaned(item) for key, item in value.items()}
-        return {key: item for key, item in cleaned.items() if not _empty(item) or (key == "value" and item == "")}
+        items = {key: cleaned(item) for key, item in value.items()}
+        return {key: item for key, item in items.items() if not _empty(item) or (key == "value" and item == "")}
     if isinstance(value, list):
-        return [item for item in map(_cleaned, value) if item is not None and item != {}]
+        return [item for item in map(cleaned, value) if item is not None and item != {}]
     return value
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ecs_worker.errors import JobInvalid
+from ecs_worker.job.names import ecs_name
 from ecs_worker.job.requests import (
+    DEFAULT_CONTAINER,
     DEFAULT_CPU,
     DEFAULT_MEMORY,
     FARGATE_PROVIDERS,
@@ -22,6 +24,7 @@ from ecs_worker.job.requests import (
     launch_type_of,
     overrides_length,
     runs_on_fargate,
+    words,
 )
 from ecs_worker.job.sizes import FARGATE, cpu_units, memory_mib, next_fargate_pair
 
@@ -61,7 +64,63 @@ class Job:
 
     def origin(self, variable: str) -> str:
         """Where the job variable came from, as a bracket for messages."""
-        return f" (from {self.came_from[variable]})" if variable in self.came_from else ""
+        return _origin(self.came_from, variable)
+
+
+def usable(configuration: JobConfiguration, came_from: Mapping[str, str]) -> tuple[JobConfiguration, list[str]]:
+    """The configuration without the values that no request can be made of, and what is wrong with them.
+
+    So that what is wrong elsewhere is found at once, too.
+    """
+    problems: dict[str, None] = {}  # in their order, each once: a size stands in both requests
+
+    def without_unusable(item: Mapping[str, Any]) -> dict[str, Any]:
+        kept = dict(item)
+        for name, read in _READ.items():
+            if kept.get(name) and not isinstance(kept[name], list):
+                try:
+                    read(kept[name], _origin(came_from, name))
+                except JobInvalid as error:
+                    problems.update(dict.fromkeys(error.problems))
+                    del kept[name]
+        return kept
+
+    def all_without(items: Any) -> list[dict[str, Any]]:
+        return [without_unusable(item) for item in items or []]
+
+    definition = without_unusable(configuration.task_definition)
+    definition["containerDefinitions"] = all_without(definition.get("containerDefinitions"))
+    overrides = without_unusable(configuration.task_run_request.get("overrides") or {})
+    overrides["containerOverrides"] = all_without(overrides.get("containerOverrides"))
+    kept = without_unusable({"command": configuration.command})
+    changes: dict[str, Any] = {
+        "command": kept.get("command"),
+        "task_definition": definition,
+        "task_run_request": {**configuration.task_run_request, "overrides": overrides},
+    }
+    if (problem := _lost_container(configuration, came_from)) is not None:
+        problems[problem] = None
+        changes["container_name"] = None
+    return configuration.model_copy(update=changes), list(problems)
+
+
+_READ = {"cpu": cpu_units, "memory": memory_mib, "command": words}
+
+
+def _lost_container(configuration: JobConfiguration, came_from: Mapping[str, str]) -> str | None:
+    name = ecs_name(configuration.container_name or DEFAULT_CONTAINER)
+    containers = configuration.task_definition.get("containerDefinitions") or []
+    names = [ecs_name(str(item["name"])) for item in containers if item.get("name")]
+    if configuration.reused_definition or name == DEFAULT_CONTAINER or name in names:
+        return None
+    return (
+        f"container_name is {name!r}{_origin(came_from, 'container_name')}, but the task definition has only "
+        f"{', '.join(names) or 'containers without names'}; name one that it has."
+    )
+
+
+def _origin(came_from: Mapping[str, str], variable: str) -> str:
+    return f" (from {came_from[variable]})" if variable in came_from else ""
 
 
 def check(job: Job) -> None:
@@ -142,6 +201,11 @@ def _fargate_pair(job: Job) -> Iterator[str]:
         f"cpu {cpu}{job.origin('cpu')} with memory {memory}{job.origin('memory')} is no pair that Fargate runs: "
         f"{remedy}."
     )
+
+
+def _one_task(job: Job) -> Iterator[str]:
+    if (count := job.run_task.get("count", 1)) != 1:
+        yield f"RunTask's count is {count!r}{job.origin('run_task_kwargs')}, but a flow run is one task; leave it out."
 
 
 def _at_most_ten_containers(job: Job) -> Iterator[str]:
@@ -287,6 +351,7 @@ RULES = (
     _essential_container,
     _flow_container_exists,
     _at_most_ten_containers,
+    _one_task,
     _logs_need_execution_role,
     _log_options_need_logs,
     _log_driver_needs_execution_role,

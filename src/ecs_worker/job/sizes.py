@@ -27,22 +27,22 @@ _CPU_UNITS = {"": 1, "vcpu": 1024, "vcpus": 1024}
 _MEMORY_UNITS = {"": 1, "mb": 1, "mib": 1, "gb": _GIB, "gib": _GIB}
 
 
-def cpu_units(value: object) -> int:
-    """CPU units of 1024, "1024", "1 vcpu" or ".5 vCPU". Raises JobInvalid."""
-    return _amount("cpu", value, _CPU_UNITS, 'CPU units, like 1024, or vCPUs, like "1 vcpu"')
+def cpu_units(value: object, origin: str = "") -> int:
+    """CPU units of 1024, "1024", "1 vcpu" or ".5 vCPU". `origin`: where it came from. Raises JobInvalid."""
+    return _amount("cpu", value, origin, _CPU_UNITS, 'CPU units, like 1024, or vCPUs, like "1 vcpu"')
 
 
-def memory_mib(value: object) -> int:
-    """MiB of 2048, "2048" or "2 GB". Raises JobInvalid."""
-    return _amount("memory", value, _MEMORY_UNITS, 'MiB, like 2048, or gigabytes, like "2 GB"')
+def memory_mib(value: object, origin: str = "") -> int:
+    """MiB of 2048, "2048" or "2 GB". `origin`: where it came from. Raises JobInvalid."""
+    return _amount("memory", value, origin, _MEMORY_UNITS, 'MiB, like 2048, or gigabytes, like "2 GB"')
 
 
-def _amount(name: str, value: object, units: dict[str, int], remedy: str) -> int:
+def _amount(name: str, value: object, origin: str, units: dict[str, int], remedy: str) -> int:
     match = _AMOUNT.fullmatch(str(value))
     unit = units.get(match[2].lower()) if match else None
     amount = float(match[1]) * unit if match and unit else 0
     if not amount or amount != int(amount):
-        raise JobInvalid([f"{name} is {value!r}, which is no amount; write {remedy}."])
+        raise JobInvalid([f"{name} is {value!r}{origin}, which is no amount; write {remedy}."])
     return int(amount)
 
 

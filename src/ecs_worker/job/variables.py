@@ -214,6 +214,12 @@ class JobVariables(BaseModel):
         title="Assign Public IP",
         description="Give the task a public IP address. Default: yes in subnets that the worker looks up.",
     )
+    inherit_network: bool | None = Field(
+        default=None,
+        title="Inherit Network",
+        description="Without subnets and vpc_id: use the subnet and the security groups of the worker, which must run "
+        "on ECS. Default: the worker's --inherit-network, else no.",
+    )
     ephemeral_storage_gib: int | None = Field(
         default=None,
         ge=21,

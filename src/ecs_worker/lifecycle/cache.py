@@ -38,6 +38,11 @@ class Lookups(Generic[K, V]):
             if not lock.locked():
                 self._locks.pop(key, None)
 
+    def peek(self, key: K) -> V | None:
+        """The value if it is in memory and fresh."""
+        found = self._fresh(key)
+        return found[1] if found is not None else None
+
     def put(self, key: K, value: V) -> None:
         """Keep a value that was learned otherwise."""
         self._kept.pop(key, None)

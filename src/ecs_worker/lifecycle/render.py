@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +21,7 @@ from ecs_worker.job.configuration import (
     origins,
     render_configuration,
 )
-from ecs_worker.job.documents import derived, ignored_variables
+from ecs_worker.job.documents import derived, ignored_variables, paths, with_default_arguments, with_documents
 from ecs_worker.job.requests import (
     flow_container_name,
     log_stream,
@@ -29,28 +30,26 @@ from ecs_worker.job.requests import (
     prepare_definition,
     prepare_run_task,
 )
-from ecs_worker.job.rules import Job, check
-from ecs_worker.job.template import references, resolve_blocks, resolve_variables
+from ecs_worker.job.rules import RULES, Job, usable
+from ecs_worker.job.template import UNSET, references, resolve_blocks, resolve_variables
 from ecs_worker.lifecycle.cache import Lookups
+from ecs_worker.lifecycle.sources import Live
 from ecs_worker.model import LaunchRequest, Placement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from uuid import UUID
 
-    from ecs_worker.aws.ecs import Definition
     from ecs_worker.aws.session import Aws
-    from ecs_worker.job.requests import NetworkNeed
-    from ecs_worker.job.template import BlockReference
+    from ecs_worker.lifecycle.sources import Sources
     from ecs_worker.model import ClaimedRun
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.prefect_api.schemas import Deployment, Flow, WorkPool
-    from ecs_worker.settings import PrefectSettings, WorkerSettings
+    from ecs_worker.settings import JobDefaults, PrefectSettings, WorkerSettings
 
 log = logging.getLogger(__name__)
 
 FRESH = 10.0  # seconds that a deployment or flow is taken as read: a burst of its runs asks once
-NETWORK_FRESH = 300.0  # seconds for subnets and reused definitions, which hardly change
 
 
 class Surroundings(Protocol):
@@ -81,41 +80,33 @@ class Render:
         surroundings: Surroundings,
     ) -> None:
         self._api = api
-        self._aws = aws
         self._settings = settings
         self._prefect = prefect
         self._surroundings = surroundings
+        self._sources = Live(api, aws)
         self._deployments: Lookups[UUID, Deployment | None] = Lookups(FRESH)
         self._flows: Lookups[UUID, Flow] = Lookups(FRESH)
-        self._definitions: Lookups[tuple[tuple[str, str], str], Definition] = Lookups(NETWORK_FRESH)
-        self._subnets: Lookups[tuple[tuple[str, str], str | None], list[str]] = Lookups(NETWORK_FRESH)
+        self.names: dict[UUID, str] = {}
+        """What the flows and deployments are called whose runs were rendered."""
 
     async def once(self, run: ClaimedRun) -> LaunchRequest:
         """The run's requests. Raises JobInvalid, PrefectNotFound (deployment deleted), PrefectError or AwsError."""
         flow = await self._flows.get(run.flow_id, lambda: self._api.read_flow(run.flow_id))
         deployment = await self._deployment(run)
-        configuration, came_from = await self._configure(run, deployment)
-        context = self._context(run, flow, deployment, configuration)
-
-        reused = await self._reused(configuration)
-        if reused is not None and configuration.derive_task_definition:
-            container = flow_container_name(configuration, reused)
-            configuration, reused = derived(configuration, reused, container), None
-        prepared = prepare_definition(configuration, context) if reused is None else None
-        definition = reused if prepared is None else prepared
-        assert definition is not None, "a definition is either reused or prepared"
+        self.names |= {found.id: found.name for found in (flow, deployment) if found is not None}
+        context = flow_run_context(
+            run, flow, deployment, self._surroundings, self._settings.name, self._settings, self._prefect
+        )
+        deployed = deployment.job_variables if deployment is not None else {}
+        job = await render_job(self._surroundings.pool.base_job_template, deployed, context, self._sources)
+        configuration = job.configuration
         if ignored := ignored_variables(configuration):
             log.warning("%s reuses a task definition as it is: %s have no effect.", run.name, ", ".join(ignored))
-
-        need = network_need(configuration, definition)
-        network = network_configuration(need, await self._subnets_of(configuration, need)) if need else None
-        run_task = prepare_run_task(configuration, context, definition, network)
-        check(Job(configuration, context, definition, run_task, came_from))
         return LaunchRequest(
-            placement=_placement(configuration, context, definition, run_task),
-            definition=configuration.reused_definition or definition,
-            run_task=run_task,
-            deregister=prepared is not None and configuration.auto_deregister_task_definition,
+            placement=_placement(configuration, job.context, job.definition, job.run_task),
+            definition=configuration.reused_definition or job.definition,
+            run_task=job.run_task,
+            deregister=not configuration.reused_definition and configuration.auto_deregister_task_definition,
             match_latest=configuration.match_latest_revision_in_family,
         )
 
@@ -128,74 +119,97 @@ class Render:
             raise PrefectNotFound(f"Its deployment {deployment_id} does not exist any more.")
         return deployment
 
-    async def _configure(
-        self, run: ClaimedRun, deployment: Deployment | None
-    ) -> tuple[JobConfiguration, dict[str, str]]:
-        """The three passes of Prefect's templating, then validation; and where each variable came from."""
-        template = self._surroundings.pool.base_job_template
-        deployed = deployment.job_variables if deployment is not None else {}
-        variables = merge_job_variables(deployed, run.job_variables)
-        rendered: Any = render_configuration(template, variables, os.environ)
-        blocks, _ = references(rendered)
-        if blocks:
-            rendered = resolve_blocks(rendered, {block: await self._read_block(block) for block in blocks})
-        _, names = references(rendered)
-        if names:
-            values = {name: value for name in names if (value := await self._api.read_variable(name)) is not None}
-            rendered = resolve_variables(rendered, values)
-        came_from = origins(template, deployed, run.job_variables)
-        return JobConfiguration.load(rendered, came_from), came_from
 
-    async def _read_block(self, block: BlockReference) -> dict[str, Any]:
-        """A block's data, secrets included: it is never logged."""
-        try:
-            if block.document_id:
-                return await self._api.read_block_document(block.document_id)
-            return await self._api.read_block_document_by_name(block.type_slug, block.name)
-        except PrefectNotFound:
-            raise JobInvalid(
-                [f"The block {block} that the job's template or variables name does not exist; create or correct it."]
-            ) from None
+def flow_run_context(
+    run: ClaimedRun,
+    flow: Flow,
+    deployment: Deployment | None,
+    surroundings: Surroundings,
+    worker_name: str,
+    defaults: JobDefaults,
+    prefect: PrefectSettings,
+) -> FlowRunContext:
+    """What is known of a run before its job is; the Region follows from the job."""
+    updated = datetime.fromisoformat(deployment.updated) if deployment and deployment.updated else None
+    return FlowRunContext(
+        run=run,
+        flow_name=flow.name,
+        flow=flow.document,
+        pool_id=surroundings.pool.id,
+        pool_name=surroundings.pool.name,
+        worker_name=worker_name,
+        worker_id=surroundings.worker_id,
+        region="",
+        server_version=surroundings.server_version or "",
+        deployment_name=deployment.name if deployment is not None else None,
+        deployment_updated=updated,
+        inherited_env=prefect.inherited,
+        defaults=WorkerDefaults.of(defaults),
+    )
 
-    def _context(
-        self, run: ClaimedRun, flow: Flow, deployment: Deployment | None, configuration: JobConfiguration
-    ) -> FlowRunContext:
-        around = self._surroundings
-        return FlowRunContext(
-            run=run,
-            flow_name=flow.name,
-            flow=flow.document,
-            pool_id=around.pool.id,
-            pool_name=around.pool.name,
-            worker_name=self._settings.name,
-            worker_id=around.worker_id,
-            region=self._aws.region(configuration.target) or "",
-            server_version=around.server_version or "",
-            deployment_name=deployment.name if deployment is not None else None,
-            deployment_updated=datetime.fromisoformat(deployment.updated)
-            if deployment and deployment.updated
-            else None,
-            inherited_env=self._prefect.inherited,
-            defaults=WorkerDefaults(cluster=self._settings.cluster),
-        )
 
-    async def _reused(self, configuration: JobConfiguration) -> Mapping[str, Any] | None:
-        """The definition that the job reuses, if it does; ECS knows its containers and its network mode."""
-        name = configuration.reused_definition
-        if name is None:
-            return None
-        ecs = await self._aws.ecs(configuration.target)
-        found = await self._definitions.get((configuration.target.key, name), lambda: ecs.describe_definition(name))
-        return found.request
+async def render_job(
+    template: Mapping[str, Any], deployed: Mapping[str, Any], context: FlowRunContext, sources: Sources
+) -> Job:
+    """The run's job: both requests, and all they were made of.
 
-    async def _subnets_of(self, configuration: JobConfiguration, need: NetworkNeed) -> list[str]:
-        ec2 = await self._aws.ec2(configuration.target)
+    `deployed` are the deployment's job variables; the run's own are in `context`. Raises JobInvalid with every
+    problem that could be found, and what `sources` raise.
+    """
+    job, problems = await assemble(template, deployed, context, sources)
+    problems += [problem for rule in RULES for problem in rule(job)]
+    if problems:
+        raise JobInvalid(problems)
+    return job
 
-        async def ask() -> list[str]:
-            vpc_id = need.vpc_id or await ec2.default_vpc()
-            return await ec2.subnets(vpc_id) if vpc_id else []
 
-        return await self._subnets.get((configuration.target.key, need.vpc_id), ask)
+async def assemble(
+    template: Mapping[str, Any], deployed: Mapping[str, Any], context: FlowRunContext, sources: Sources
+) -> tuple[Job, list[str]]:
+    """A job as far as it can be made, and the problems on the way; values that can't be used are left out of it.
+
+    Raises JobInvalid, with the problems so far, where nothing can be made without what is wrong.
+    """
+    came_from = origins(template, deployed, context.run.job_variables)
+    variables = merge_job_variables(deployed, context.run.job_variables)
+    rendered = await _resolved(render_configuration(template, variables, os.environ), sources)
+    configuration, problems = JobConfiguration.salvage(rendered, came_from)
+    try:
+        context = replace(context, region=sources.region(configuration.target))
+        defaults = context.defaults
+        contents = {
+            path: await sources.document(source, path) for path, source in paths(configuration, defaults).items()
+        }
+        configuration = with_documents(configuration, contents, defaults)
+        reused = None
+        if name := configuration.reused_definition:
+            reused = await sources.definition(configuration.target, name)
+        configuration = with_default_arguments(configuration, contents, defaults, reused)
+        if reused is not None and configuration.derive_task_definition:
+            container = flow_container_name(configuration, reused)
+            configuration, reused = derived(configuration, reused, container), None
+        configuration, unusable = usable(configuration, came_from)
+        problems += unusable
+        definition = reused or prepare_definition(configuration, context)
+        assert definition is not None, "a definition is either reused or prepared"
+        need = network_need(configuration, context, definition)
+        network = network_configuration(need, await sources.network(configuration.target, need)) if need else None
+        run_task = prepare_run_task(configuration, context, definition, network)
+    except JobInvalid as error:
+        raise JobInvalid([*problems, *error.problems]) from None
+    return Job(configuration, context, definition, run_task, came_from), problems
+
+
+async def _resolved(rendered: Any, sources: Sources) -> Any:
+    """The second and third pass of Prefect's templating: blocks, then variables, which blocks may name too."""
+    blocks, _ = references(rendered)
+    if blocks:
+        rendered = resolve_blocks(rendered, {block: await sources.block(block) for block in blocks})
+    _, names = references(rendered)
+    if names:
+        values = {name: await sources.variable(name) for name in names}
+        rendered = resolve_variables(rendered, {name: value for name, value in values.items() if value is not UNSET})
+    return rendered
 
 
 def _placement(

@@ -222,21 +222,19 @@ class PrefectClient:
         except PrefectNotFound:
             return None
 
-    async def read_block_document(self, block_id: UUID | str) -> dict[str, Any]:
-        """A block's data with its secrets: keep it out of logs and errors."""
-        return await self.transport.get(f"/block_documents/{_part(str(block_id))}?include_secrets=true", _data)
-
-    async def read_block_document_by_name(self, type_slug: str, name: str) -> dict[str, Any]:
-        """Likewise, by block type and name, as `{{ prefect.blocks.<type>.<name> }}` gives them."""
-        path = f"/block_types/slug/{_part(type_slug)}/block_documents/name/{_part(name)}?include_secrets=true"
+    async def read_block_document(self, block_id: UUID | str, *, secrets: bool = True) -> dict[str, Any]:
+        """A block's data with its secrets: keep it out of logs and errors. Without: they are ********."""
+        path = f"/block_documents/{_part(str(block_id))}?include_secrets={str(secrets).lower()}"
         return await self.transport.get(path, _data)
 
-    async def read_variable(self, name: str) -> Any | None:
-        """A Prefect variable's value (a string on 2.20), or None when there is none."""
-        try:
-            return await self.transport.get(f"/variables/name/{_part(name)}", _value)
-        except PrefectNotFound:
-            return None
+    async def read_block_document_by_name(self, type_slug: str, name: str, *, secrets: bool = True) -> dict[str, Any]:
+        """Likewise, by block type and name, as `{{ prefect.blocks.<type>.<name> }}` gives them."""
+        path = f"/block_types/slug/{_part(type_slug)}/block_documents/name/{_part(name)}"
+        return await self.transport.get(f"{path}?include_secrets={str(secrets).lower()}", _data)
+
+    async def read_variable(self, name: str) -> Any:
+        """A Prefect variable's value: any JSON, null too; a string on 2.20. PrefectNotFound: there is none."""
+        return await self.transport.get(f"/variables/name/{_part(name)}", _value)
 
     # -- telling
 

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from ecs_worker.errors import JobInvalid
-from ecs_worker.job.configuration import FlowRunContext, JobConfiguration, render_configuration
+from ecs_worker.job.configuration import FlowRunContext, JobConfiguration, WorkerDefaults, render_configuration
 from ecs_worker.job.documents import derived, ignored_variables, paths, with_documents
 from ecs_worker.job.requests import prepare_definition, prepare_run_task
 from ecs_worker.job.variables import default_base_job_template
@@ -55,10 +55,10 @@ def test_the_flow_s_container_follows_the_agent_s_rule(
     document = {"family": "mine", "cpu": "512", "memory": "1024", "containerDefinitions": containers}
     flow = variables.get("container_name") or ("prefect" if "prefect" in str(containers) else "flow")
     by_path = load({"task_definition_path": "s3://b/k.yaml", **variables})
-    assert paths(by_path) == {"s3://b/k.yaml"}
+    assert paths(by_path, WorkerDefaults()) == {"s3://b/k.yaml": "task_definition_path"}
     for configuration in (
-        with_documents(load({"task_definition": document, **variables}), {}),
-        with_documents(by_path, {"s3://b/k.yaml": document}),
+        with_documents(load({"task_definition": document, **variables}), {}, WorkerDefaults()),
+        with_documents(by_path, {"s3://b/k.yaml": document}, WorkerDefaults()),
     ):
         definition, request = build(configuration)
         assert definition["containerDefinitions"] == expected
@@ -68,7 +68,9 @@ def test_the_flow_s_container_follows_the_agent_s_rule(
 
 def test_variables_win_over_the_document() -> None:
     document = {"family": "mine", "cpu": "512", "memory": "1024"}
-    definition, _ = build(with_documents(load({"task_definition": document, "cpu": 256, "family": "other"}), {}))
+    definition, _ = build(
+        with_documents(load({"task_definition": document, "cpu": 256, "family": "other"}), {}, WorkerDefaults())
+    )
     assert (definition["family"], definition["cpu"], definition["memory"]) == ("other", "256", "1024")
 
 
@@ -87,7 +89,7 @@ def test_run_task_arguments_are_paired_by_name(named: dict[str, Any], inline: bo
     }
     variables = {**named, "task_definition": {"containerDefinitions": [SIDE, {"name": "prefect"}]}, "env": {"A": "1"}}
     variables |= {"run_task_kwargs": arguments} if inline else {"run_task_kwargs_path": "p"}
-    _, request = build(with_documents(load(variables), {"p": arguments}))
+    _, request = build(with_documents(load(variables), {"p": arguments}, WorkerDefaults()))
     flow, side = request["overrides"]["containerOverrides"]
     assert (request["cluster"], request["overrides"]["taskRoleArn"], flow["memory"]) == ("c", "role", 64)
     assert {item["name"]: item["value"] for item in flow["environment"]}.items() >= {"A": "1", "B": "2"}.items()
@@ -109,7 +111,7 @@ def test_run_task_arguments_are_paired_by_name(named: dict[str, Any], inline: bo
 )
 def test_documents_that_can_t_be_used(variables: dict[str, Any], contents: dict[str, Any], sentence: str) -> None:
     with pytest.raises(JobInvalid, match=sentence):
-        with_documents(load(variables), contents)
+        with_documents(load(variables), contents, WorkerDefaults())
 
 
 def test_a_derived_definition_changes_a_copy_in_its_own_family() -> None:

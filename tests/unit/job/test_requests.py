@@ -23,6 +23,7 @@ from ecs_worker.job.configuration import (
 )
 from ecs_worker.job.names import ecs_name, generated_family, tag_text
 from ecs_worker.job.requests import (
+    FoundNetwork,
     default_image,
     definition_digest,
     log_stream,
@@ -93,8 +94,8 @@ def build(
     if definition is None:
         assert described is not None
         definition = described
-    need = network_need(configuration, definition)
-    network = network_configuration(need, SUBNETS) if need else None
+    need = network_need(configuration, about, definition)
+    network = network_configuration(need, FoundNetwork(SUBNETS)) if need else None
     request = prepare_run_task(configuration, about, definition, network)
     rules.check(rules.Job(configuration, about, definition, request, origins(template, variables, run_variables)))
     return definition, request
@@ -336,11 +337,11 @@ def test_a_network_without_subnets_is_refused() -> None:
     configuration = load({})
     definition = prepare_definition(configuration, context())
     assert definition is not None
-    need = network_need(configuration, definition)
+    need = network_need(configuration, context(), definition)
     assert need is not None
     with pytest.raises(JobInvalid, match=r"No subnets were found in the default VPC: set vpc_id"):
-        network_configuration(need, [])
-    found = network_configuration(need, [f"subnet-{n}" for n in range(20)])
+        network_configuration(need, FoundNetwork([]))
+    found = network_configuration(need, FoundNetwork([f"subnet-{n}" for n in range(20)]))
     assert len(found["awsvpcConfiguration"]["subnets"]) == 16
 
 

@@ -1,0 +1,39 @@
+"""Amazon S3: documents that jobs name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from ecs_worker.aws.errors import translated
+from ecs_worker.aws.service import Service
+from ecs_worker.errors import AwsError
+
+
+@dataclass(frozen=True, slots=True)
+class S3Object:
+    """An object's content, and the tag that changes with it."""
+
+    etag: str
+    content: bytes
+
+
+class S3(Service):
+    """S3, in the Region where it is asked first; it redirects to a bucket's own."""
+
+    name = "s3"
+
+    async def read(self, bucket: str, key: str, *, most: int, etag: str | None = None) -> S3Object | None:
+        """The object, at most its first `most` bytes; None: it is still the one with `etag`."""
+        try:
+            answer = await self._call("GetObject", Bucket=bucket, Key=key, IfNoneMatch=etag)
+        except AwsError as error:
+            if error.status == HTTPStatus.NOT_MODIFIED:
+                return None
+            raise
+        body: Any = answer["Body"]
+        with translated("GetObject"):
+            async with body:
+                content: bytes = await body.read(most)
+        return S3Object(str(answer.get("ETag", "")), content)

@@ -1,0 +1,73 @@
+"""Amazon SQS: the queue that EventBridge fills with ECS task state changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ecs_worker.aws.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+AT_ONCE = 10  # messages; ReceiveMessage and the batch calls take no more
+LONG_POLL = 20  # seconds; the longest that ReceiveMessage waits for a first message
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message, as it was received this time.
+
+    `receives`: how often it was received, this time included. `sent` in seconds since 1970. SQS calls both
+    approximate.
+    """
+
+    body: str = field(repr=False)  # events tell the environment variables of tasks
+    receipt: str = field(repr=False)
+    receives: int = 1
+    sent: float = 0.0
+
+
+class Sqs(Service):
+    """SQS in one account and Region."""
+
+    name = "sqs"
+
+    async def queue_url(self, name: str) -> str:
+        """The URL of the account's queue of that name."""
+        return str((await self._call("GetQueueUrl", QueueName=name))["QueueUrl"])
+
+    async def receive(self, url: str) -> list[Message]:
+        """Up to 10 messages, as soon as there is one; after 20 seconds none. Each is hidden from others for the
+        queue's visibility timeout, and comes again unless it is deleted.
+        """  # noqa: D205 - one thought
+        answer = await self._call(
+            "ReceiveMessage",
+            QueueUrl=url,
+            MaxNumberOfMessages=AT_ONCE,
+            WaitTimeSeconds=LONG_POLL,
+            MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
+        )
+        return [_message(raw) for raw in answer.get("Messages", ())]
+
+    async def delete(self, url: str, messages: Sequence[Message]) -> None:
+        """Delete up to 10 messages. One that can't be deleted comes again, as any message may."""
+        await self._call("DeleteMessageBatch", QueueUrl=url, Entries=_entries(messages))
+
+    async def give_back(self, url: str, messages: Sequence[Message]) -> None:
+        """Show up to 10 messages to others at once, instead of after the visibility timeout."""
+        await self._call("ChangeMessageVisibilityBatch", QueueUrl=url, Entries=_entries(messages, VisibilityTimeout=0))
+
+
+def _entries(messages: Sequence[Message], **more: Any) -> list[dict[str, Any]]:
+    return [{"Id": str(i), "ReceiptHandle": message.receipt, **more} for i, message in enumerate(messages)]
+
+
+def _message(raw: Mapping[str, Any]) -> Message:
+    attributes = raw.get("Attributes", {})
+    return Message(
+        body=raw.get("Body", ""),
+        receipt=raw["ReceiptHandle"],
+        receives=int(attributes.get("ApproximateReceiveCount", 1)),
+        sent=int(attributes.get("SentTimestamp", 0)) / 1000,
+    )

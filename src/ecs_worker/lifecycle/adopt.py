@@ -25,6 +25,7 @@ from ecs_worker.errors import AwsError, JobInvalid, PrefectError, PrefectNotFoun
 from ecs_worker.lifecycle.claim import claimant
 from ecs_worker.lifecycle.launch import WORKER_LABEL
 from ecs_worker.lifecycle.ledger import Held
+from ecs_worker.lifecycle.report import task_of
 from ecs_worker.model import AwsTarget, ClaimedRun, Phase, Placement, TaskFacts
 from ecs_worker.prefect_api.schemas import StateType
 
@@ -99,6 +100,33 @@ def mine(run: FlowRun, claim: Claimed | None, live: Collection[str], me: str, *,
     if claimed_by in live or label in live:
         return False
     return chosen(run.id, live) == me
+
+
+def as_held(run: FlowRun, claim: Claimed | None) -> Held:
+    """The run as it is held, before anything is known of a task."""
+    claimed = ClaimedRun(
+        run_id=run.id,
+        name=run.name,
+        # A run that another kind of worker claimed has no claim id of ours; its own id stands in, unused.
+        claim_id=claim.claim_id if claim is not None else run.id,
+        flow_id=run.flow_id,
+        deployment_id=run.deployment_id,
+        job_variables=run.job_variables,
+        tags=run.tags,
+        document=run.document,
+    )
+    return Held(claimed, phase=Phase.CLAIMED, lease_id=claim.lease_id if claim is not None else None)
+
+
+async def placement_of(render: Render, run: ClaimedRun, identifier: str) -> Placement:
+    """Where the run's task `<cluster>::<task ARN>` is. Raises PrefectError, or UserError for unusable credentials."""
+    cluster, _, arn = identifier.partition("::")
+    try:
+        placement = (await render.once(run)).placement
+    except (JobInvalid, PrefectNotFound):
+        # Its job was changed or deleted since. The task says enough to be watched; only its output is not known.
+        placement = Placement(AwsTarget(region=arn.split(":")[3] or None), cluster, container="")
+    return replace(placement, cluster=cluster)
 
 
 class Adopt:
@@ -183,20 +211,14 @@ class Adopt:
     async def _watch_task(self, run: FlowRun, claim: Claimed | None) -> None:
         """Watch the task that the run names. The next sweep describes it."""
         assert run.infrastructure_pid is not None, "the caller looked"
-        cluster, _, arn = run.infrastructure_pid.partition("::")
-        held = self._held(run, claim)
-        try:
-            placement = (await self._render.once(held.run)).placement
-        except (JobInvalid, PrefectNotFound):
-            # Its job was changed or deleted since. The task says enough to be watched; only its output is not known.
-            placement = Placement(AwsTarget(region=arn.split(":")[3] or None), cluster, container="")
-        held.placement = replace(placement, cluster=cluster)
+        held = as_held(run, claim)
+        held.placement = await placement_of(self._render, held.run, run.infrastructure_pid)
         held.identifier_written = True
-        await self._take(held, TaskFacts(arn=arn))
+        await self._take(held, TaskFacts(arn=task_of(run.infrastructure_pid)))
         held.identifier = run.infrastructure_pid
 
     async def _find_or_launch(self, run: FlowRun, claim: Claimed) -> None:
-        held = self._held(run, claim)
+        held = as_held(run, claim)
         request = await self._render.once(held.run)
         held.placement = request.placement
         task = await self._launch.find(held)
@@ -230,18 +252,3 @@ class Adopt:
         self._ledger.counts["adopted"] += 1
         self._feed.tell(held.run, f"ECS task {task.task_id} is watched by worker {self._settings.name} from now on.")
         await self._launch.write_labels(held)
-
-    @staticmethod
-    def _held(run: FlowRun, claim: Claimed | None) -> Held:
-        claimed = ClaimedRun(
-            run_id=run.id,
-            name=run.name,
-            # A run that another kind of worker claimed has no claim id of ours; its own id stands in, unused.
-            claim_id=claim.claim_id if claim is not None else run.id,
-            flow_id=run.flow_id,
-            deployment_id=run.deployment_id,
-            job_variables=run.job_variables,
-            tags=run.tags,
-            document=run.document,
-        )
-        return Held(claimed, phase=Phase.CLAIMED, lease_id=claim.lease_id if claim is not None else None)

@@ -16,6 +16,7 @@ from ecs_worker.errors import (
     UserError,
 )
 from ecs_worker.job.variables import default_base_job_template
+from ecs_worker.prefect_api.channel import Channel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,13 +33,14 @@ PATIENCE = 60.0  # seconds at the start for a server that is not up yet; then th
 
 
 class Heartbeat:
-    """Keeps the worker ONLINE, and the pool's template fresh (within one interval)."""
+    """Keeps the worker ONLINE, and the pool's template fresh: within one interval, or at once over the channel."""
 
     def __init__(self, api: PrefectClient, settings: WorkerSettings, api_url: str) -> None:
         self._api = api
         self._settings = settings
         self._api_url = api_url
         self._pool: WorkPool | None = None
+        self.channel = Channel(api, settings, self._know)
         self.server_version: str | None = None
         self.worker_id: UUID | None = None
 
@@ -75,16 +77,23 @@ class Heartbeat:
             ) from None
 
     async def run(self) -> None:
-        """Beat for ever."""
+        """Beat for ever: over the channel while there is one, which also tells of a changed pool."""
         while True:
             await anyio.sleep(self._settings.heartbeat_seconds)
+            if await self.channel.beat():
+                continue
             try:
                 await self._beat()
-                self._pool = await self._api.read_pool(self._settings.pool) or self._pool
+                pool = await self._api.read_pool(self._settings.pool)
+                if pool is not None and not self.channel.ready:  # what it has told meanwhile is newer
+                    self._know(pool)
             except PrefectNotFound:
                 log.warning("The work pool %s does not exist any more.", self._settings.pool)
             except PrefectError as error:
                 log.warning("The heartbeat did not reach the Prefect API: %s", error)
+
+    def _know(self, pool: WorkPool) -> None:
+        self._pool = pool
 
     async def _beat(self) -> UUID | None:
         settings = self._settings

@@ -78,7 +78,7 @@ class Channel:
         """Whether the server has accepted the connection, which then brings every change of the pool."""
         return self._ready is not None
 
-    async def run(self, obey: Callable[[Teardown], None]) -> None:
+    async def run(self, obey: Callable[[Teardown], object]) -> None:
         """Listen while the worker runs. `obey` only starts what is to be done.
 
         Returns when the server has no worker channel (older than 3.7.2) or refuses this worker.
@@ -117,7 +117,7 @@ class Channel:
             await anyio.sleep(order.lease_seconds / 3)
             await self._answer("cleanup.renew.v1", order)
 
-    def _take(self, socket: Socket, frame: Mapping[str, Any], obey: Callable[[Teardown], None]) -> None:
+    def _take(self, socket: Socket, frame: Mapping[str, Any], obey: Callable[[Teardown], object]) -> None:
         try:
             match frame.get("type"):
                 case "worker.ready.v1":

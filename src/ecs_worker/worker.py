@@ -10,7 +10,7 @@ The way of a flow run, one module of `lifecycle/` for each step:
 - `render` turns job variables into the ECS requests, `define` finds or registers the task definition,
   `launch` calls RunTask. These three run side by side for up to `max_launching` runs.
 - `watch` sweeps over all launched tasks; `report` tells the ends that the runs can't tell themselves.
-- `cancel` and `adopt` look at the server's side; `logs` and `feed` carry lines.
+- `cancel`, `cleanup` and `adopt` look at the server's side; `logs` and `feed` carry lines.
 
 Every loop runs under the root group: one that ends unexpectedly ends the worker, and ECS starts it anew. Stopping
 takes two steps: first no more is taken in, then open launches get their time. Tasks keep running and are adopted.
@@ -34,6 +34,7 @@ from ecs_worker.errors import AwsError, JobInvalid, PrefectError, PrefectNotFoun
 from ecs_worker.lifecycle.adopt import Adopt
 from ecs_worker.lifecycle.cancel import Cancel
 from ecs_worker.lifecycle.claim import Claim
+from ecs_worker.lifecycle.cleanup import Cleanup
 from ecs_worker.lifecycle.define import Define
 from ecs_worker.lifecycle.feed import Feed
 from ecs_worker.lifecycle.launch import Launch, LaunchFailed, NotOurs, NotWanted
@@ -97,6 +98,7 @@ class Worker:
         self.logs = Logs(aws, self._feed)
         self.watch = Watch(aws, self.ledger, self._report, self.logs, self._feed, settings)
         self._cancel = Cancel(api, self.ledger, self.watch, settings, self._heartbeat)
+        self._cleanup = Cleanup(api, aws, self.ledger, self._render, self._launch, self.watch, self._heartbeat.channel)
         self._lease = Lease(api, self.ledger)
         self.poll = Poll(api, self.ledger, settings, self._send_scheduled)
         self._adopt = Adopt(
@@ -114,6 +116,7 @@ class Worker:
                 self._report.run,
                 self._cancel.run,
                 self._cancel.listen,
+                self._cleanup.run,
                 self._lease.run,
                 self.logs.run,
             ):

@@ -263,6 +263,11 @@ class WorkerSettings(JobDefaults):
         default="INFO", description="Least level that the worker logs."
     )
     log_format: Literal["console", "json"] = Field(default="console", description="How the worker's log lines look.")
+    events_queue: str | None = Field(
+        default=None,
+        pattern=r"^(https?://\S+|[A-Za-z0-9_-]{1,80})$",
+        description="SQS queue (name or URL) that EventBridge fills with ECS task events: ends are told sooner.",
+    )
     with_healthcheck: bool = Field(default=False, description="Serve /health and /metrics on the health address.")
     health_address: str = Field(
         default="127.0.0.1:8080", description="HOST:PORT of the health server; [::1]:8080 for IPv6."

@@ -32,10 +32,12 @@ from ecs_worker import __version__
 from ecs_worker.aws.session import Aws
 from ecs_worker.errors import AwsError, JobInvalid, PrefectError, PrefectNotFound, UserError
 from ecs_worker.lifecycle.adopt import Adopt
+from ecs_worker.lifecycle.announce import Announce
 from ecs_worker.lifecycle.cancel import Cancel
 from ecs_worker.lifecycle.claim import Claim
 from ecs_worker.lifecycle.cleanup import Cleanup
 from ecs_worker.lifecycle.define import Define
+from ecs_worker.lifecycle.events import Events
 from ecs_worker.lifecycle.feed import Feed
 from ecs_worker.lifecycle.launch import Launch, LaunchFailed, NotOurs, NotWanted
 from ecs_worker.lifecycle.lease import Lease
@@ -82,6 +84,7 @@ class Worker:
                 self.settings.pool,
                 self._prefect.api_url,
             )
+            self._announce.started()
             await self._live()
             log.info("Worker %s has stopped; ECS tasks that still run go on.", self.settings.name)
 
@@ -93,10 +96,12 @@ class Worker:
         self._claim = Claim(api, self.ledger, settings.name)
         self._render = Render(api, aws, settings, self._prefect, self._heartbeat)
         define = Define(aws)
-        self._launch = Launch(api, aws, self.ledger, define, self._feed, self.stopping, settings.name)
+        self._announce = Announce(api, settings.name, self._heartbeat, self._render.names)
+        self._launch = Launch(api, aws, self.ledger, define, self._feed, self.stopping, settings.name, self._announce)
         self._report = Report(api, self.ledger, define, self._feed, settings.report_grace_seconds, self._send_held)
         self.logs = Logs(aws, self._feed)
-        self.watch = Watch(aws, self.ledger, self._report, self.logs, self._feed, settings)
+        self.watch = Watch(aws, self.ledger, self._report, self.logs, self._feed, self._announce, settings)
+        self._events = Events(aws, self.ledger, self.watch, settings.events_queue) if settings.events_queue else None
         self._cancel = Cancel(api, self.ledger, self.watch, settings, self._heartbeat)
         self._cleanup = Cleanup(api, aws, self.ledger, self._render, self._launch, self.watch, self._heartbeat.channel)
         self._lease = Lease(api, self.ledger)
@@ -111,6 +116,7 @@ class Worker:
             for loop in (
                 self._heartbeat.run,
                 self._feed.run,
+                self._announce.run,
                 self._launch.run,
                 self.watch.run,
                 self._report.run,
@@ -122,6 +128,8 @@ class Worker:
             ):
                 root.start_soon(loop)
             root.start_soon(self._signals)
+            if self._events is not None:
+                root.start_soon(self._events.run)
             if self.settings.with_healthcheck:
                 root.start_soon(self._serve_health)
             async with anyio.create_task_group() as launches:
@@ -129,8 +137,11 @@ class Worker:
                 await self._intake()
                 # The launches that are open now end by themselves: each sees `stopping` wherever it waits.
                 launches.cancel_scope.deadline = anyio.current_time() + self.settings.stop_seconds
-            with anyio.move_on_after(2.0):  # seconds; the last lines are worth that much
-                await self._feed.once()
+            self._announce.stopped()
+            with anyio.move_on_after(2.0):  # seconds; the last lines and events are worth that much
+                async with anyio.create_task_group() as last:
+                    last.start_soon(self._feed.once)
+                    last.start_soon(self._announce.once)
             root.cancel_scope.cancel()
 
     async def _intake(self) -> None:

@@ -78,6 +78,7 @@ def start(
     inherit_network: Annotated[bool | None, _option("inherit_network", "--inherit-network")] = None,
     log_level: Annotated[str | None, _option("log_level")] = None,
     log_format: Annotated[str | None, _option("log_format")] = None,
+    events_queue: Annotated[str | None, _option("events_queue")] = None,
     with_healthcheck: Annotated[bool | None, _option("with_healthcheck", "--with-healthcheck")] = None,
     health_address: Annotated[str | None, _option("health_address")] = None,
 ) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from ecs_worker.aws.session import Aws
     from ecs_worker.job.classify import Verdict
+    from ecs_worker.lifecycle.announce import Announce
     from ecs_worker.lifecycle.define import Define
     from ecs_worker.lifecycle.feed import Feed
     from ecs_worker.lifecycle.ledger import Held, Ledger
@@ -94,6 +95,7 @@ class Launch:
         feed: Feed,
         stopping: anyio.Event,
         worker: str,
+        announce: Announce,
     ) -> None:
         self._api = api
         self._aws = aws
@@ -102,6 +104,7 @@ class Launch:
         self._feed = feed
         self._stopping = stopping
         self._worker = worker
+        self._announce = announce
 
     async def once(self, held: Held, request: LaunchRequest) -> None:
         """Launch the run's task and write its name on the run. Raises LaunchFailed or NotWanted."""
@@ -111,6 +114,7 @@ class Launch:
         task = await self.patiently(held, lambda: self._run_task(held, request))
         self.settle(held, task)
         self._ledger.counts["launched"] += 1
+        self._announce.launched(held)
         self._feed.tell(held.run, f"ECS task {task.task_id} is {task.last_status or 'PROVISIONING'}: {task.arn}")
         async with anyio.create_task_group() as both:
             both.start_soon(self.write_identifier, held)

@@ -43,6 +43,7 @@ class Held:
     uncertain: bool = False  # a RunTask got no answer: a task may exist that is not known yet
     cancelling_since: float | None = None
     stop_reason: str = ""  # why the worker asked ECS to stop the task; empty: it didn't
+    submitted: UUID | None = None  # the event that told of the launch
     crashed_because: str = ""  # set once that is decided, so that a repeated report says the same
     deregister: bool = False  # the task definition is to go once no held run needs it
     missing_since: float | None = None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ecs_worker.aws.session import Aws
+    from ecs_worker.lifecycle.announce import Announce
     from ecs_worker.lifecycle.feed import Feed
     from ecs_worker.lifecycle.ledger import Held, Ledger
     from ecs_worker.lifecycle.logs import Logs
@@ -68,13 +69,21 @@ class Watch:
     """
 
     def __init__(
-        self, aws: Aws, ledger: Ledger, report: Report, logs: Logs, feed: Feed, settings: WorkerSettings
+        self,
+        aws: Aws,
+        ledger: Ledger,
+        report: Report,
+        logs: Logs,
+        feed: Feed,
+        announce: Announce,
+        settings: WorkerSettings,
     ) -> None:
         self._aws = aws
         self._ledger = ledger
         self._report = report
         self._logs = logs
         self._feed = feed
+        self._announce = announce
         self._settings = settings
         self._budgets: dict[AwsTarget, Budget] = {}
         self._hurry = anyio.Event()
@@ -161,6 +170,7 @@ class Watch:
         held.missing_since = None
         if known is None or task.last_status != known.last_status:
             self._feed.tell(held.run, f"ECS task {task.task_id} is {task.last_status}.")
+        self._announce.changed(held, known)
         if task.started_at is not None and held.phase is Phase.STARTING:
             held.enter(Phase.RUNNING)
         self._logs.follow(held)
@@ -172,9 +182,11 @@ class Watch:
         if time.monotonic() - held.missing_since < MISSING_GRACE:
             return
         assert held.task is not None, "only runs with a task are described"
+        known = held.task
         held.task = replace(
-            held.task, last_status="DELETED", stopped_reason="ECS does not know the task any more (MISSING)."
+            known, last_status="DELETED", stopped_reason="ECS does not know the task any more (MISSING)."
         )
+        self._announce.changed(held, known)
         self._feed.tell(held.run, f"ECS does not know task {held.task.task_id} any more.", level=logging.WARNING)
         self._stopped(held)
 

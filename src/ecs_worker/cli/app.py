@@ -139,9 +139,10 @@ def demo(
         bool, typer.Option("--keep", help="Leave the servers and the worker up until Ctrl-C, and print their URLs.")
     ] = False,
 ) -> None:
-    """See the worker do its main job, in about a minute: real flows, a real Prefect server, an embedded AWS.
+    """See the worker do its main job.
 
-    Starts a Prefect server of its own unless PREFECT_API_URL is set. Exit code 0 only if all came as it should.
+    Real flows run between a real Prefect server and an embedded AWS, in about a minute. The server is the demo's own
+    unless PREFECT_API_URL is set. Exit code 0 only if all came as it should.
     """
     from ecs_worker.cli.demo import run  # noqa: PLC0415 - `--help` needs none of this
 

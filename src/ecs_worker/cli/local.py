@@ -25,9 +25,10 @@ def local(
         Path | None, typer.Option(dir_okay=False, help="Append each AWS call received to this file, as a JSON line.")
     ] = None,
 ) -> None:
-    """Serve the embedded AWS: ECS whose containers run as local processes, CloudWatch Logs, EC2 and more.
+    """Serve the embedded AWS.
 
-    No images are pulled: `python` and `prefect` in containers are those of this command's own environment.
+    It has ECS, whose containers run as local processes, CloudWatch Logs, EC2 and more. No images are pulled:
+    `python` and `prefect` in containers are those of this command's own environment.
     """
     from ecs_worker.local.server import LocalSettings, serve  # noqa: PLC0415 - `--help` needs none of this
 

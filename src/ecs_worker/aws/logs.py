@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ecs_worker.aws.service import Service
+from ecs_worker.aws.service import Service, read_plainly
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ecs_worker.aws.limits import Limits
+    from ecs_worker.model import AwsTarget
 
-@dataclass(frozen=True, slots=True)
-class LogEvent:
+
+class LogEvent(NamedTuple):
     """One line. Times are milliseconds since 1970 (UTC)."""
 
     timestamp: int
@@ -30,16 +31,25 @@ class Logs(Service):
 
     name = "logs"
 
+    def __init__(self, client: Any, target: AwsTarget, limits: Limits) -> None:
+        super().__init__(client, target, limits)
+        for operation in ("GetLogEvents", "FilterLogEvents"):
+            client.meta.events.register(f"before-parse.logs.{operation}", read_plainly)
+
     async def get_log_events(
         self,
         group: str,
         stream: str,
         token: str | None = None,
         *,
+        start_time: int | None = None,
+        end_time: int | None = None,
         start_from_head: bool = True,
         limit: int | None = None,
     ) -> tuple[list[LogEvent], str]:
         """One page of one stream (at most 10,000 lines or 1 MB), and the token to go on with.
+
+        Only lines from `start_time` (inclusive) to `end_time` (exclusive).
 
         The stream's end is reached when the token that comes back is the one that was given; an empty page
         alone says nothing. `start_from_head` False without a token gives the last page.
@@ -49,6 +59,8 @@ class Logs(Service):
             logGroupName=group,
             logStreamName=stream,
             nextToken=token,
+            startTime=start_time,
+            endTime=end_time,
             startFromHead=start_from_head,
             limit=limit,
         )
@@ -61,10 +73,14 @@ class Logs(Service):
         streams: Sequence[str],
         *,
         start_time: int | None = None,
+        end_time: int | None = None,
         token: str | None = None,
         limit: int | None = None,
     ) -> tuple[list[LogEvent], str | None]:
-        """One page of up to 100 streams of a group from `start_time` on (inclusive), and the next page's token.
+        """One page of up to 100 streams of a group, and the next page's token.
+
+        Only lines from `start_time` to `end_time` (both inclusive, other than GetLogEvents' end). All the streams
+        must exist.
 
         No token: there is nothing more now. A page may be empty and still have a next one.
         """
@@ -73,6 +89,7 @@ class Logs(Service):
             logGroupName=group,
             logStreamNames=list(streams),
             startTime=start_time,
+            endTime=end_time,
             nextToken=token,
             limit=limit,
         )
@@ -80,10 +97,7 @@ class Logs(Service):
 
 
 def _event(event: Mapping[str, Any]) -> LogEvent:
+    get = event.get
     return LogEvent(
-        timestamp=event.get("timestamp", 0),
-        message=event.get("message", ""),
-        ingestion_time=event.get("ingestionTime", 0),
-        stream=event.get("logStreamName", ""),
-        event_id=event.get("eventId", ""),
+        get("timestamp", 0), get("message", ""), get("ingestionTime", 0), get("logStreamName", ""), get("eventId", "")
     )

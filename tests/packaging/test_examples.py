@@ -150,6 +150,7 @@ def test_policies_grant_nothing_by_a_bare_star(path: Path) -> None:
                 "ecs:DeregisterTaskDefinition",
                 "ec2:DescribeVpcs",
                 "ec2:DescribeSubnets",
+                "ec2:DescribeNetworkInterfaces",
                 "ecr:GetAuthorizationToken",
             }
 

@@ -10,8 +10,10 @@ import typer
 
 from ecs_worker import __version__
 from ecs_worker.cli.local import local
+from ecs_worker.cli.pool import pool
+from ecs_worker.cli.server import prefect_settings
 from ecs_worker.errors import UserError
-from ecs_worker.settings import PrefectSettings, WorkerSettings, load
+from ecs_worker.settings import WorkerSettings, load
 
 app = typer.Typer(
     name="ecs-worker",
@@ -92,12 +94,7 @@ def start(
     given["type"] = given.pop("type_")
     given |= {name: given[name] or None for name in ("work_queues", "env", "labels")}  # none given: an empty list
     settings = load(WorkerSettings, **given)
-    prefect = load(PrefectSettings)
-    if not prefect.api_url:
-        raise UserError(
-            "PREFECT_API_URL is not set and the active Prefect profile has none: set it to your server's API, "
-            "for example http://127.0.0.1:4200/api."
-        )
+    prefect = prefect_settings()
     from ecs_worker.ops.logging import configure_logging  # noqa: PLC0415 - `--help` needs none of this
 
     configure_logging(settings)
@@ -131,6 +128,7 @@ def health(
 
 
 app.command()(local)
+app.add_typer(pool)
 
 
 @app.command()

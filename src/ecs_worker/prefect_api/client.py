@@ -83,9 +83,14 @@ class PrefectClient:
         except PrefectNotFound:
             return None
 
-    async def create_pool(self, name: str, template: Mapping[str, Any], *, pool_type: str = "ecs") -> WorkPool:
-        """Create a work pool. One that exists already (another worker was faster) is returned as it is."""
-        body = {"name": name, "type": pool_type, "base_job_template": template}
+    async def create_pool(
+        self, name: str, template: Mapping[str, Any], *, pool_type: str = "ecs", **fields: Any
+    ) -> WorkPool:
+        """Create a work pool. One that exists already (another worker was faster) is returned as it is.
+
+        `fields` are further ones, such as `is_paused`, `concurrency_limit` and `description`.
+        """
+        body = {"name": name, "type": pool_type, "base_job_template": template, **fields}
         try:
             return await self.transport.post("/work_pools/", body, WorkPool.from_json)
         except PrefectRejected as error:

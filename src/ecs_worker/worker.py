@@ -101,7 +101,7 @@ class Worker:
         self._report = Report(api, self.ledger, define, self._feed, settings.report_grace_seconds, self._send_held)
         self.logs = Logs(aws, self._feed)
         self.watch = Watch(aws, self.ledger, self._report, self.logs, self._feed, self._announce, settings)
-        self._events = Events(aws, self.ledger, self.watch, settings.events_queue) if settings.events_queue else None
+        self.events = Events(aws, self.ledger, self.watch, settings.events_queue) if settings.events_queue else None
         self._cancel = Cancel(api, self.ledger, self.watch, settings, self._heartbeat)
         self._cleanup = Cleanup(api, aws, self.ledger, self._render, self._launch, self.watch, self._heartbeat.channel)
         self._lease = Lease(api, self.ledger)
@@ -128,8 +128,8 @@ class Worker:
             ):
                 root.start_soon(loop)
             root.start_soon(self._signals)
-            if self._events is not None:
-                root.start_soon(self._events.run)
+            if self.events is not None:
+                root.start_soon(self.events.run)
             if self.settings.with_healthcheck:
                 root.start_soon(self._serve_health)
             async with anyio.create_task_group() as launches:

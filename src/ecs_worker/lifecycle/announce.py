@@ -45,9 +45,10 @@ class Announcement:
     """An event that waits to be sent. The run's facts are shared with the ledger, so it is small."""
 
     event: str
-    run: ClaimedRun | None = None  # None: about the worker itself
-    task: TaskFacts | None = None
-    exit_code: int | None = None  # executed runs only
+    run: ClaimedRun | None = None  # None: the worker's own life
+    task: TaskFacts | None = None  # None: what the worker did
+    identifier: str = ""  # executed runs only: `infrastructure_pid`
+    exit_code: int | None = None  # likewise
     follows: UUID | None = None
     occurred: datetime = field(default_factory=lambda: datetime.now(UTC))
     id: UUID = field(default_factory=uuid4)
@@ -104,7 +105,7 @@ class Announce:
                 Announcement(
                     "prefect.worker.executed-flow-run",
                     held.run,
-                    task,
+                    identifier=held.identifier,
                     exit_code=NO_EXIT_CODE if code is None else code,
                     follows=held.submitted if tight else None,
                 )
@@ -160,21 +161,20 @@ class Announce:
     def _document(self, announcement: Announcement) -> dict[str, Any]:
         """The event as `POST /events` takes it."""
         run, task = announcement.run, announcement.task
-        about_task = task is not None and announcement.exit_code is None
-        resource = _task_resource(task) if task is not None and about_task else self._worker_resource()
+        worker = self._worker_resource()
         related = self._related(run) if run is not None else [self._pool()]
-        if task is not None and about_task:
-            related.append({**self._worker_resource(), "prefect.resource.role": "worker"})
-        elif task is not None:
-            related[0]["prefect.infrastructure.identifier"] = f"{task.cluster_arn}::{task.arn}"
+        if task is not None:
+            related.append({**worker, "prefect.resource.role": "worker"})
+        if announcement.exit_code is not None:
+            related[0]["prefect.infrastructure.identifier"] = announcement.identifier
             related[0]["prefect.infrastructure.status-code"] = str(announcement.exit_code)
         return {
             "id": str(announcement.id),
             "occurred": announcement.occurred.isoformat(),
             "event": announcement.event,
-            "resource": resource,
+            "resource": _task_resource(task) if task is not None else worker,
             "related": related,
-            "payload": _payload(task) if task is not None and about_task else {},
+            "payload": _payload(task) if task is not None else {},
             "follows": str(announcement.follows) if announcement.follows is not None else None,
         }
 

@@ -1,0 +1,33 @@
+"""A simulated AWS with a queue of task events."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import aioboto3
+import pytest
+
+from events.listeners import Scene
+from simulator import AwsSimulator
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@pytest.fixture
+async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    async with AsyncExitStack() as stack:
+        simulator = await stack.enter_async_context(AwsSimulator(check_answers=True))
+        for name, value in {
+            "AWS_ENDPOINT_URL": simulator.url,
+            "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+            "AWS_SECRET_ACCESS_KEY": "an-example",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        session = aioboto3.Session()
+        ecs = await stack.enter_async_context(session.client("ecs"))
+        sqs = await stack.enter_async_context(session.client("sqs"))
+        yield Scene(simulator, ecs, sqs, stack)
+    assert simulator.violations == []

@@ -136,7 +136,8 @@ def _active_profile(environ: Mapping[str, str]) -> dict[str, Any]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(
-            f"The Prefect profiles file {path} can't be read: {error}. Mend it, or set PREFECT_API_URL."
+            f"The Prefect profiles file {path} can't be read: {error}. "
+            "Mend it, or name another in PREFECT_PROFILES_PATH."
         ) from error
     chosen = environ.get("PREFECT_PROFILE")
     active = chosen or content.get("active")

@@ -111,7 +111,7 @@ def test_another_profile_can_be_chosen(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_broken_profile_file_is_named(tmp_path: Path) -> None:
     profiles(tmp_path, "active = [")
-    with pytest.raises(UserError, match=r"profiles\.toml can't be read: .*Mend it, or set PREFECT_API_URL"):
+    with pytest.raises(UserError, match=r"profiles\.toml can't be read: .*name another in PREFECT_PROFILES_PATH"):
         load(PrefectSettings)
 
 

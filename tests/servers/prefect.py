@@ -198,11 +198,16 @@ class Admin:
         return await self.call("POST", path, json=body)
 
     async def call(self, method: str, path: str, **content: Any) -> Any:
-        """Any request; SQLite's 503 (lock contention) is tried again."""
-        for _ in range(40):
-            response = await self._client.request(method, path, headers=self._csrf, **content)
-            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                break
+        """Any request; SQLite's 503 (lock contention) and lost connections are tried again."""
+        for left in reversed(range(40)):
+            try:
+                response = await self._client.request(method, path, headers=self._csrf, **content)
+            except httpx.ReadError:  # a busy server may close a connection that it has just been asked on
+                if not left:
+                    raise
+            else:
+                if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                    break
             await asyncio.sleep(0.25)
         if not response.is_success:
             raise AssertionError(f"{method} {path} answered {response.status_code}: {response.text}")

@@ -195,7 +195,10 @@ class ChaosProxy:
             client = web.WebSocketResponse(
                 protocols=[upstream.protocol] if upstream.protocol else [], max_msg_size=_LARGEST
             )
-            await client.prepare(request)
+            try:
+                await client.prepare(request)
+            except ConnectionResetError:  # who asked has died meanwhile
+                raise ConnectionDropped from None
             self._sockets.add(client)
             self.director.done(call, "101")
             try:

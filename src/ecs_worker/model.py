@@ -195,6 +195,7 @@ class Placement:
     container: str
     log: LogStream | None = None
     output: Output = Output.NOWHERE
+    side_car_logs: tuple[LogStream, ...] = ()  # of those containers whose output the job wants as well
     start_timeout: float | None = None
     max_runtime: float | None = None
     watch_interval: float | None = None  # the job's own wish (task_watch_poll_interval)

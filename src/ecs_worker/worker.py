@@ -98,8 +98,10 @@ class Worker:
         define = Define(aws)
         self._announce = Announce(api, settings.name, self._heartbeat, self._render.names)
         self._launch = Launch(api, aws, self.ledger, define, self._feed, self.stopping, settings.name, self._announce)
-        self._report = Report(api, self.ledger, define, self._feed, settings.report_grace_seconds, self._send_held)
-        self.logs = Logs(aws, self._feed)
+        self.logs = Logs(aws, self._feed, self.ledger)
+        self._report = Report(
+            api, self.ledger, define, self._feed, self.logs, settings.report_grace_seconds, self._send_held
+        )
         self.watch = Watch(aws, self.ledger, self._report, self.logs, self._feed, self._announce, settings)
         self.events = Events(aws, self.ledger, self.watch, settings.events_queue) if settings.events_queue else None
         self._cancel = Cancel(api, self.ledger, self.watch, settings, self._heartbeat)

@@ -247,6 +247,7 @@ class Adopt:
     async def _take(self, held: Held, task: TaskFacts) -> None:
         if held.run.run_id in self._ledger:
             return
+        held.adopted = True
         self._ledger.take(held)
         self._launch.settle(held, task)
         self._ledger.counts["adopted"] += 1

@@ -38,6 +38,7 @@ class Held:
     lease_id: UUID | None = None  # the deployment's concurrency slot, which the claim took
     identifier: str = ""  # what `infrastructure_pid` is, or is to be
     identifier_written: bool = False
+    adopted: bool = False  # another process launched it, and may have passed on its output
     on_demand: bool = False  # Spot was taken away: the next attempt goes without it
     waits_for: str | None = None  # the kind of obstacle that the run's state tells of
     uncertain: bool = False  # a RunTask got no answer: a task may exist that is not known yet

@@ -1,126 +1,176 @@
-"""Logs: a container's CloudWatch lines, repeated while it runs, to the worker's output and the run's own logs.
+"""Logs: what containers write to CloudWatch, repeated where the job wants it: the worker's output, the run's own logs.
 
-Each stream is read forward by its token, so no line comes twice and none is left out. Reading goes on after the
-task has stopped until the stream has been quiet for a while, since CloudWatch shows lines some seconds late.
+What holds after a restart or a takeover, for runs that go on meanwhile:
+- the run's own logs (`stream_output_to` prefect or both) tell how far they have come, so no line is lost or doubled;
+- the worker's output keeps no such mark: the new process shows the last `LOOK_BACK` again.
+The last lines of a run that ended while no worker lived stay on CloudWatch: `ecs-worker logs` shows them.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 
-from ecs_worker.errors import AwsError
-from ecs_worker.model import Output
+from ecs_worker.lifecycle.tail import LATE, Reader, Tail
+from ecs_worker.model import Output, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from uuid import UUID
 
     from ecs_worker.aws.logs import LogEvent
     from ecs_worker.aws.session import Aws
     from ecs_worker.lifecycle.feed import Feed
-    from ecs_worker.lifecycle.ledger import Held
-    from ecs_worker.model import AwsTarget, ClaimedRun, LogStream
+    from ecs_worker.lifecycle.ledger import Held, Ledger
+    from ecs_worker.lifecycle.tail import Pace
+    from ecs_worker.model import ClaimedRun, LogStream, Placement, TaskFacts
 
-log = logging.getLogger(__name__)
 output = logging.getLogger("ecs_worker.output")
 """The containers' own lines. They are not the worker's words, so they have a logger of their own."""
 
-SECONDS = 2.0  # between two readings of a stream
-QUIET = 10.0  # seconds without a line after the task stopped, after which a stream is at its end
-AT_ONCE = 10  # streams read at the same time
+LAST_LINES = 500
+SECONDS = 2.0  # between two looks at what is still this worker's
+LOOK_BACK = 600.0  # seconds; ECS puts a dead worker's next one up within a few minutes
 
 
-@dataclass(slots=True, eq=False)
-class Tail:
-    """Where the reading of one container's stream has come to."""
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Whose lines they are, and where they go."""
 
     run: ClaimedRun
-    target: AwsTarget
-    stream: LogStream
-    name: str
+    container: str
+    where: str
     output: Output
-    token: str | None = None
-    ended: bool = False
-    quiet_since: float = field(default_factory=time.monotonic)
 
 
 class Logs:
-    """Reads the streams of all runs that ask for their output."""
+    """Follows the streams of all runs that ask for their output, and shows the last lines of those that never ran."""
 
-    def __init__(self, aws: Aws, feed: Feed) -> None:
-        self._aws = aws
+    def __init__(self, aws: Aws, feed: Feed, ledger: Ledger, pace: Pace | None = None) -> None:
         self._feed = feed
-        self._tails: dict[UUID, Tail] = {}
-        self._limiter = anyio.CapacityLimiter(AT_ONCE)
+        self._ledger = ledger
+        self._reader = Reader(aws, pace)
+        self._followed: dict[tuple[str, str], tuple[Held, Tail]] = {}  # by task and container, while the run is held
 
     def __len__(self) -> int:
-        return len(self._tails)
+        return len(self._reader)
+
+    async def run(self) -> None:
+        """Read for ever."""
+        async with anyio.create_task_group() as loops:
+            loops.start_soon(self._reader.run)
+            while True:
+                await anyio.sleep(SECONDS)
+                self._let_go()
 
     def follow(self, held: Held) -> None:
         """Begin to read once the task has started, and know when it has stopped."""
         task, placement = held.task, held.placement
-        if task is None or placement is None or placement.log is None or placement.output is Output.NOWHERE:
+        if task is None or placement is None or placement.output is Output.NOWHERE or task.started_at is None:
             return
-        tail = self._tails.get(held.run.run_id)
-        if tail is None:
-            if task.started_at is None:
-                return
-            stream = placement.log
-            target = replace(placement.target, region=stream.region or placement.target.region)
-            tail = Tail(held.run, target, stream, stream.name(task.task_id), placement.output)
-            self._tails[held.run.run_id] = tail
-        if task.stopped and not tail.ended:
-            tail.ended = True
-            tail.quiet_since = time.monotonic()
+        for stream in _streams(placement):
+            key = (task.arn, stream.container)
+            if key not in self._followed:
+                tail = self._tail(held, task, stream, placement.output)
+                if held.adopted:
+                    self._resume(tail, held.run, stream, placement.output)
+                self._followed[key] = (held, tail)
+                self._reader.add(tail)
+            if task.stopped:
+                self._followed[key][1].end()
 
-    async def run(self) -> None:
-        """Read for ever."""
-        while True:
-            await self.once()
-            await anyio.sleep(SECONDS)
+    def _let_go(self) -> None:
+        """Tasks that are gone from ECS, or from this worker's care: what is on the way are their last lines."""
+        for key, (held, tail) in tuple(self._followed.items()):
+            if held.phase is Phase.STOPPED:
+                tail.end()
+            if self._ledger.get(held.run.run_id) is not held or held.task is None or held.task.arn != key[0]:
+                tail.end()
+                del self._followed[key]
 
-    async def once(self) -> None:
-        """Read every stream up to its present end; let go of those that have come to rest."""
-        async with anyio.create_task_group() as readings:
-            for tail in self._tails.values():
-                readings.start_soon(self._read, tail)
-        now = time.monotonic()
-        for run_id, tail in tuple(self._tails.items()):
-            if tail.ended and now - tail.quiet_since >= QUIET:
-                del self._tails[run_id]
+    def show_last(self, held: Held) -> None:
+        """Put the containers' last lines into the run's logs: it ended before it could log by itself.
 
-    async def _read(self, tail: Tail) -> None:
-        async with self._limiter:
-            try:
-                logs = await self._aws.logs(tail.target)
-                while True:
-                    events, token = await logs.get_log_events(tail.stream.group, tail.name, token=tail.token)
-                    self._pass_on(tail, events)
-                    if token == tail.token:  # CloudWatch's sign for the present end of a stream
-                        return
-                    tail.token = token
-            except AwsError as error:
-                if error.code != "ResourceNotFoundException":  # the stream appears with its first line
-                    log.warning("%s: its output can't be read now: %s", tail.run.name, error)
+        They come while and after the state is written, as CloudWatch shows them. Does nothing when no container began
+        to run, or when all lines go there anyway.
+        """
+        task, placement = held.task, held.placement
+        if task is None or placement is None or placement.output in {Output.PREFECT, Output.BOTH}:
+            return
+        for stream in _streams(placement):
+            own = task.container(stream.container)
+            if task.started_at is None and (own is None or own.exit_code is None):
+                continue
+            tail = self._tail(held, task, stream, Output.PREFECT)
+            tail.last = LAST_LINES
+            tail.end()
+            self._reader.add(tail)
 
-    def _pass_on(self, tail: Tail, events: Sequence[LogEvent]) -> None:
-        if events:
-            tail.quiet_since = time.monotonic()
-        for event in events:
-            if tail.output in {Output.WORKER, Output.BOTH}:
-                extra = {"flow_run_id": tail.run.run_id, "flow_run_name": tail.run.name}
-                output.info("%s | %s", tail.run.name, event.message, extra=extra)
-            if tail.output in {Output.PREFECT, Output.BOTH}:
-                self._feed.add(
-                    tail.run.run_id,
-                    event.message,
-                    level=logging.INFO,
-                    logger=f"ecs.{tail.stream.container}",
-                    timestamp=datetime.fromtimestamp(event.timestamp / 1000, UTC),
+    def _tail(self, held: Held, task: TaskFacts, stream: LogStream, to: Output) -> Tail:
+        assert held.placement is not None, "a task was launched somewhere"
+        name = stream.name(task.task_id)
+        shown = Shown(held.run, stream.container, f"log stream {name} of group {stream.group}", to)
+        return Tail(
+            target=replace(held.placement.target, region=stream.region or held.placement.target.region),
+            group=stream.group,
+            stream=name,
+            sink=partial(self._pass_on, shown),
+            position=_milliseconds(task.created_at) - LATE if task.created_at else 0,
+        )
+
+    # -- after a restart
+
+    def _resume(self, tail: Tail, run: ClaimedRun, stream: LogStream, to: Output) -> None:
+        """Go on where the worker before came to, as far as that is known."""
+        if to is Output.WORKER:
+            tail.position = max(tail.position, int((time.time() - LOOK_BACK) * 1000))
+        else:
+            tail.prepare = partial(self._find_place, run, stream.container)
+
+    async def _find_place(self, run: ClaimedRun, container: str, tail: Tail) -> None:
+        """Read the newest of the container's lines that are in the run's logs. Raises PrefectError."""
+        lines, complete = await self._feed.newest(run.run_id, container, LATE / 1000)
+        if lines:
+            newest, oldest = lines[-1][0], lines[0][0]
+            tail.close(newest - LATE if complete else max(newest - LATE, oldest + 1))
+            tail.know(lines)
+
+    # -- destinations
+
+    def _pass_on(self, shown: Shown, lines: Sequence[LogEvent]) -> None:
+        if shown.output in {Output.WORKER, Output.BOTH} and output.isEnabledFor(logging.INFO):
+            for line in lines:
+                output.handle(_record(shown, line))
+        if shown.output in {Output.PREFECT, Output.BOTH}:
+            for line in lines:
+                self._feed.add_output(
+                    shown.run.run_id, shown.container, line.message, _time(line.timestamp), shown.where
                 )
+
+
+def _streams(placement: Placement) -> tuple[LogStream, ...]:
+    return ((placement.log,) if placement.log is not None else ()) + placement.side_car_logs
+
+
+def _record(shown: Shown, line: LogEvent) -> logging.LogRecord:
+    """The line with its own time, and its origin as fields."""
+    record = logging.LogRecord(output.name, logging.INFO, "", 0, line.message, None, None)
+    record.created = line.timestamp / 1000
+    record.msecs = line.timestamp % 1000
+    record.flow_run_id = shown.run.run_id
+    record.flow_run_name = shown.run.name
+    record.container = shown.container
+    return record
+
+
+def _milliseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+def _time(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ecs_worker.lifecycle.define import Define
     from ecs_worker.lifecycle.feed import Feed
     from ecs_worker.lifecycle.ledger import Held, Ledger
+    from ecs_worker.lifecycle.logs import Logs
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.prefect_api.schemas import FlowRun
 
@@ -105,6 +106,7 @@ class Report:
         ledger: Ledger,
         define: Define,
         feed: Feed,
+        logs: Logs,
         grace: float,
         again: Callable[[Held], None],
     ) -> None:
@@ -112,6 +114,7 @@ class Report:
         self._ledger = ledger
         self._define = define
         self._feed = feed
+        self._logs = logs
         self._grace = grace
         self._again = again
         self._hurry = anyio.Event()
@@ -179,6 +182,8 @@ class Report:
                 self._start_again(held)
             case Decision.CRASH:
                 await self.crash(held, self._why(held))
+                if now is not None and now.state_type is StateType.PENDING and held.run.run_id not in self._ledger:
+                    self._logs.show_last(held)
 
     def _start_again(self, held: Held) -> None:
         """Launch another task. The run stays Pending by the same claim; the attempt gets a token of its own."""
@@ -187,6 +192,7 @@ class Report:
         attempts = f"Attempt {held.attempt} of {held.placement.start_attempts}"
         message = f"{attempts} failed to start and is repeated: {self._why(held)}"
         self._feed.tell(held.run, message, level=logging.WARNING)
+        self._logs.show_last(held)
         held.attempt += 1
         held.on_demand = held.on_demand or (held.placement.spot_fallback and held.task.stop_code in SPOT)
         held.task = None

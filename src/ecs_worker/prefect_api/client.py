@@ -251,6 +251,11 @@ class PrefectClient:
         """
         return await self._write_logs([entry.to_json() for entry in entries])
 
+    async def newest_logs(self, run_id: UUID, *, offset: int = 0) -> list[LogEntry]:
+        """One page of a run's log lines, newest first; empty after the last."""
+        body = {"logs": {"flow_run_id": {"any_": [str(run_id)]}}, "sort": "TIMESTAMP_DESC", "offset": offset}
+        return await self._limited("/logs/filter", body, self._page, _logs)
+
     async def write_events(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Send events. Does nothing on servers without events (2.20)."""
         if not self._has_events or not events:
@@ -330,6 +335,10 @@ def _runs(answer: list[Any]) -> list[FlowRun]:
 
 def _states(answer: list[Any]) -> list[RunState]:
     return [RunState.from_json(raw) for raw in answer]
+
+
+def _logs(answer: list[Any]) -> list[LogEntry]:
+    return [LogEntry.from_json(raw) for raw in answer]
 
 
 def _workers(answer: list[Any]) -> list[Worker]:

@@ -266,6 +266,17 @@ class LogEntry:
     timestamp: datetime
     name: str = "prefect.flow_runs.worker"
 
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Self:
+        """Read a line as the API writes it."""
+        return cls(
+            flow_run_id=UUID(raw["flow_run_id"]),
+            level=raw["level"],
+            message=raw["message"],
+            timestamp=datetime.fromisoformat(raw["timestamp"]),
+            name=raw["name"],
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The entry as `POST /logs/` takes it.
 

@@ -10,7 +10,9 @@ import typer
 
 from ecs_worker import __version__
 from ecs_worker.cli.local import local
+from ecs_worker.cli.options import option
 from ecs_worker.cli.pool import pool
+from ecs_worker.cli.render import render
 from ecs_worker.cli.server import prefect_settings
 from ecs_worker.errors import UserError
 from ecs_worker.settings import WorkerSettings, load
@@ -23,19 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-def _option(name: str, *flags: str) -> Any:
-    """The option that gives the setting `name`: its help is the setting's own.
-
-    The variable is only named here; the settings read it themselves, so that a fault in it is told as such.
-    """
-    field = WorkerSettings.model_fields[name]
-    text = field.description or ""
-    if field.default not in (None, (), False) and not field.is_required() and field.default_factory is None:
-        text += f" [default: {field.default}]"
-    text += f" [env var: ECS_WORKER_{name.upper()}]"
-    return typer.Option(*(flags or (f"--{name.replace('_', '-')}",)), help=text, show_default=False)
 
 
 def _version(asked: bool) -> None:
@@ -56,33 +45,33 @@ def _common(
 
 @app.command()
 def start(
-    pool: Annotated[str | None, _option("pool", "--pool", "-p")] = None,
-    name: Annotated[str | None, _option("name", "--name", "-n")] = None,
-    work_queues: Annotated[list[str] | None, _option("work_queues", "--work-queue", "-q")] = None,
-    limit: Annotated[int | None, _option("limit")] = None,
-    type_: Annotated[str | None, _option("type")] = None,
-    prefetch_seconds: Annotated[float | None, _option("prefetch_seconds")] = None,
-    query_seconds: Annotated[float | None, _option("query_seconds")] = None,
-    run_once: Annotated[bool | None, _option("run_once", "--run-once")] = None,
+    pool: Annotated[str | None, option("pool", "--pool", "-p")] = None,
+    name: Annotated[str | None, option("name", "--name", "-n")] = None,
+    work_queues: Annotated[list[str] | None, option("work_queues", "--work-queue", "-q")] = None,
+    limit: Annotated[int | None, option("limit")] = None,
+    type_: Annotated[str | None, option("type")] = None,
+    prefetch_seconds: Annotated[float | None, option("prefetch_seconds")] = None,
+    query_seconds: Annotated[float | None, option("query_seconds")] = None,
+    run_once: Annotated[bool | None, option("run_once", "--run-once")] = None,
     create_pool_if_not_found: Annotated[
         bool | None,
-        _option("create_pool_if_not_found", "--create-pool-if-not-found/--no-create-pool-if-not-found"),
+        option("create_pool_if_not_found", "--create-pool-if-not-found/--no-create-pool-if-not-found"),
     ] = None,
-    base_job_template: Annotated[Path | None, _option("base_job_template")] = None,
-    cluster: Annotated[str | None, _option("cluster")] = None,
-    launch_type: Annotated[str | None, _option("launch_type")] = None,
-    task_role_arn: Annotated[str | None, _option("task_role_arn")] = None,
-    execution_role_arn: Annotated[str | None, _option("execution_role_arn")] = None,
-    task_definition: Annotated[str | None, _option("task_definition")] = None,
-    run_task_kwargs: Annotated[str | None, _option("run_task_kwargs")] = None,
-    env: Annotated[list[str] | None, _option("env", "--env", "-e")] = None,
-    labels: Annotated[list[str] | None, _option("labels", "--label")] = None,
-    inherit_network: Annotated[bool | None, _option("inherit_network", "--inherit-network")] = None,
-    log_level: Annotated[str | None, _option("log_level")] = None,
-    log_format: Annotated[str | None, _option("log_format")] = None,
-    events_queue: Annotated[str | None, _option("events_queue")] = None,
-    with_healthcheck: Annotated[bool | None, _option("with_healthcheck", "--with-healthcheck")] = None,
-    health_address: Annotated[str | None, _option("health_address")] = None,
+    base_job_template: Annotated[Path | None, option("base_job_template")] = None,
+    cluster: Annotated[str | None, option("cluster")] = None,
+    launch_type: Annotated[str | None, option("launch_type")] = None,
+    task_role_arn: Annotated[str | None, option("task_role_arn")] = None,
+    execution_role_arn: Annotated[str | None, option("execution_role_arn")] = None,
+    task_definition: Annotated[str | None, option("task_definition")] = None,
+    run_task_kwargs: Annotated[str | None, option("run_task_kwargs")] = None,
+    env: Annotated[list[str] | None, option("env", "--env", "-e")] = None,
+    labels: Annotated[list[str] | None, option("labels", "--label")] = None,
+    inherit_network: Annotated[bool | None, option("inherit_network", "--inherit-network")] = None,
+    log_level: Annotated[str | None, option("log_level")] = None,
+    log_format: Annotated[str | None, option("log_format")] = None,
+    events_queue: Annotated[str | None, option("events_queue")] = None,
+    with_healthcheck: Annotated[bool | None, option("with_healthcheck", "--with-healthcheck")] = None,
+    health_address: Annotated[str | None, option("health_address")] = None,
 ) -> None:
     """Start a worker: take the pool's scheduled flow runs and run each as an ECS task.
 
@@ -129,6 +118,7 @@ def health(
 
 app.command()(local)
 app.add_typer(pool)
+app.command()(render)
 
 
 @app.command()

@@ -62,6 +62,15 @@ def flow_container_name(configuration: JobConfiguration, definition: Mapping[str
     return DEFAULT_CONTAINER
 
 
+def presumed_definition(configuration: JobConfiguration) -> dict[str, Any]:
+    """What a reused definition must at least be for the job to fit it, while nobody has asked ECS."""
+    presumed: dict[str, Any] = {"containerDefinitions": [{"name": flow_container_name(configuration, None)}]}
+    launch_type = configuration.task_run_request.get("launchType")
+    if launch_type in FARGATE_PROVIDERS or given_network(configuration):
+        presumed["networkMode"] = "awsvpc"
+    return presumed
+
+
 # RegisterTaskDefinition ---------------------------------------------------------------------------------------
 
 

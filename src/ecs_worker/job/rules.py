@@ -49,13 +49,17 @@ _SECRET = re.compile(r"arn:aws[a-z-]*:(secretsmanager|ssm):\S+")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that the rules look at. `definition` is our request, or the description of a reused one."""
+    """All that the rules look at. `definition` is our request, or the description of a reused one.
+
+    `described` False: nobody has asked ECS for the reused definition, and `definition` is only presumed.
+    """
 
     configuration: JobConfiguration
     context: FlowRunContext
     definition: Mapping[str, Any]
     run_task: Mapping[str, Any]
     came_from: Mapping[str, str] = field(default_factory=dict)
+    described: bool = True
 
     @property
     def containers(self) -> list[Mapping[str, Any]]:
@@ -125,9 +129,14 @@ def _origin(came_from: Mapping[str, str], variable: str) -> str:
 
 def check(job: Job) -> None:
     """Raises JobInvalid with every problem of `job`."""
-    problems = [problem for rule in RULES for problem in rule(job)]
-    if problems:
+    if problems := problems_of(job):
         raise JobInvalid(problems)
+
+
+def problems_of(job: Job) -> list[str]:
+    """A sentence for each problem that can be told."""
+    rules = RULES if job.described else _OF_THE_RUN
+    return [problem for rule in rules for problem in rule(job)]
 
 
 def _essential_container(job: Job) -> Iterator[str]:
@@ -367,3 +376,6 @@ RULES = (
     _overrides_fit,
     _definition_fits,
 )
+
+# These don't look at the task definition.
+_OF_THE_RUN = (_one_task, _log_options_need_logs, _strategy, _tags, _overrides_fit)

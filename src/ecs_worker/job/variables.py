@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -397,8 +398,8 @@ def default_base_job_template() -> dict[str, Any]:
     return {
         "job_configuration": configuration
         | {
-            "task_definition": _TASK_DEFINITION,
-            "task_run_request": _TASK_RUN_REQUEST,
+            "task_definition": copy.deepcopy(_TASK_DEFINITION),
+            "task_run_request": copy.deepcopy(_TASK_RUN_REQUEST),
             "inline_task_definition": "{{ task_definition }}",
         },
         "variables": {

@@ -86,8 +86,12 @@ class Define:
                 if found.tags.get(DIGEST_TAG) == digest:
                     log.debug("Task definition %s is as needed.", found.arn)
                     return found.arn
-            request = {name: value for name, value in definition.items() if name != "tags"}
-            tags = {tag["key"]: tag["value"] for tag in definition.get("tags", ())} | {DIGEST_TAG: digest}
-            arn = await ecs.register(request, tags)
+            arn = await ecs.register(*registration(definition, digest))
             log.info("Registered task definition %s.", arn)
             return arn
+
+
+def registration(definition: Mapping[str, Any], digest: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """RegisterTaskDefinition's request without tags, and the tags, the digest among them."""
+    request = {name: value for name, value in definition.items() if name != "tags"}
+    return request, {tag["key"]: tag["value"] for tag in definition.get("tags", ())} | {DIGEST_TAG: digest}

@@ -29,8 +29,9 @@ from ecs_worker.job.requests import (
     network_need,
     prepare_definition,
     prepare_run_task,
+    presumed_definition,
 )
-from ecs_worker.job.rules import RULES, Job, usable
+from ecs_worker.job.rules import Job, problems_of, usable
 from ecs_worker.job.template import UNSET, references, resolve_blocks, resolve_variables
 from ecs_worker.lifecycle.cache import Lookups
 from ecs_worker.lifecycle.sources import Live
@@ -157,7 +158,7 @@ async def render_job(
     problem that could be found, and what `sources` raise.
     """
     job, problems = await assemble(template, deployed, context, sources)
-    problems += [problem for rule in RULES for problem in rule(job)]
+    problems += problems_of(job)
     if problems:
         raise JobInvalid(problems)
     return job
@@ -181,23 +182,23 @@ async def assemble(
             path: await sources.document(source, path) for path, source in paths(configuration, defaults).items()
         }
         configuration = with_documents(configuration, contents, defaults)
-        reused = None
+        reused, described = None, True
         if name := configuration.reused_definition:
             reused = await sources.definition(configuration.target, name)
+            described = reused is not None
         configuration = with_default_arguments(configuration, contents, defaults, reused)
         if reused is not None and configuration.derive_task_definition:
             container = flow_container_name(configuration, reused)
             configuration, reused = derived(configuration, reused, container), None
         configuration, unusable = usable(configuration, came_from)
         problems += unusable
-        definition = reused or prepare_definition(configuration, context)
-        assert definition is not None, "a definition is either reused or prepared"
+        definition = reused or prepare_definition(configuration, context) or presumed_definition(configuration)
         need = network_need(configuration, context, definition)
         network = network_configuration(need, await sources.network(configuration.target, need)) if need else None
         run_task = prepare_run_task(configuration, context, definition, network)
     except JobInvalid as error:
         raise JobInvalid([*problems, *error.problems]) from None
-    return Job(configuration, context, definition, run_task, came_from), problems
+    return Job(configuration, context, definition, run_task, came_from, described), problems
 
 
 async def _resolved(rendered: Any, sources: Sources) -> Any:

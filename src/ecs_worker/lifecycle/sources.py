@@ -43,8 +43,8 @@ class Sources(Protocol):
     async def document(self, source: str, path: str) -> Any:
         """The parsed file or S3 object; `source` is the variable or option that names it."""
 
-    async def definition(self, target: AwsTarget, name: str) -> Mapping[str, Any]:
-        """The task definition of that ARN or family, as ECS describes it."""
+    async def definition(self, target: AwsTarget, name: str) -> Mapping[str, Any] | None:
+        """The task definition of that ARN or family, as ECS describes it; None where nobody may ask ECS."""
 
     async def network(self, target: AwsTarget, need: NetworkNeed) -> FoundNetwork:
         """The network that a job needs."""

@@ -1,0 +1,146 @@
+"""What `ecs-worker render` renders: a job as the worker would, with placeholders for what only AWS knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from ecs_worker.aws.session import Aws
+from ecs_worker.errors import UserError
+from ecs_worker.job.masking import masked
+from ecs_worker.job.requests import FoundNetwork, definition_digest
+from ecs_worker.lifecycle.define import registration
+from ecs_worker.lifecycle.documents import Documents
+from ecs_worker.lifecycle.render import render_job
+from ecs_worker.lifecycle.sources import PrefectSources
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ecs_worker.job.configuration import FlowRunContext
+    from ecs_worker.job.requests import NetworkNeed
+    from ecs_worker.job.rules import Job
+    from ecs_worker.job.template import BlockReference
+    from ecs_worker.model import AwsTarget
+    from ecs_worker.prefect_api.client import PrefectClient
+
+# They stand for ids that only a run has, and are shown as what they are.
+CLAIM, RUN, FLOW, DEPLOYMENT, POOL = (UUID(int=number) for number in range(1, 6))
+_SHOWN = {
+    str(CLAIM): "<claim id>",
+    str(RUN): "<flow run id>",
+    str(FLOW): "<flow id>",
+    str(DEPLOYMENT): "<deployment id>",
+    str(POOL): "<work pool id>",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One job to render. `deployed` are the deployment's variables; the run's are in `context`."""
+
+    template: Mapping[str, Any]
+    deployed: Mapping[str, Any]
+    context: FlowRunContext
+
+
+@dataclass
+class Preview:
+    """Sources that never ask AWS. `api` None: neither the Prefect server.
+
+    Blocks come without their secrets. `notes` tell what had to be left open, in sentences.
+    """
+
+    api: PrefectClient | None
+    notes: dict[str, None] = field(default_factory=dict)  # in their order, each once
+    _read: dict[object, Any] = field(default_factory=dict)
+
+    def region(self, target: AwsTarget) -> str:
+        """The Region that is configured here; the worker's may be another."""
+        try:
+            return Aws().region(target) or "<Region>"
+        except UserError:  # a profile, say, that only the worker's machine has
+            return "<Region>"
+
+    async def block(self, reference: BlockReference) -> Mapping[str, Any]:
+        """The block's data with ******** for secrets; offline a placeholder."""
+        if self.api is None:
+            self._note(f"The block {reference} is not read: that takes the Prefect server (--deployment, --flow-run).")
+            credentials = not reference.name or reference.type_slug == "aws-credentials"
+            return {} if credentials else {"value": f"<block {reference}>"}
+        if reference not in self._read:
+            self._read[reference] = await PrefectSources(self.api, secrets=False).block(reference)
+        return dict(self._read[reference])
+
+    async def variable(self, name: str) -> Any:
+        """The variable's value; offline a placeholder."""
+        if self.api is None:
+            self._note(f"The variable {name} is not read: that takes the Prefect server (--deployment, --flow-run).")
+            return f"<variable {name}>"
+        if name not in self._read:
+            self._read[name] = await PrefectSources(self.api).variable(name)
+        return self._read[name]
+
+    async def document(self, source: str, path: str) -> Any:
+        """A file's content. What is on S3 is left open."""
+        if path.startswith("s3://"):
+            self._note(f"{path} ({source}) is not read, as AWS is not asked: what it says is missing here.")
+            return {}
+        if path not in self._read:
+            self._read[path] = await Documents(Aws()).read(source, str(Path(path)))
+        return self._read[path]
+
+    async def definition(self, target: AwsTarget, name: str) -> Mapping[str, Any] | None:  # noqa: ARG002 - the protocol's
+        """Only ECS knows it."""
+        self._note(
+            f"The task definition {name} is not described, as AWS is not asked: its containers and network mode are "
+            "presumed to fit, and are not checked."
+        )
+        return None
+
+    async def network(self, target: AwsTarget, need: NetworkNeed) -> FoundNetwork:  # noqa: ARG002 - the protocol's
+        """A text in place of what EC2 would tell."""
+        subnets = need.given.get("subnets") or [f"<subnets of {need}>"]
+        if not need.inherit:
+            return FoundNetwork(subnets)
+        self._note("The security groups and the public address are those of the worker's own task.")
+        return FoundNetwork(["<subnet of the worker>"], ["<security groups of the worker>"], public_ip=False)
+
+    def _note(self, sentence: str) -> None:
+        self.notes[sentence] = None
+
+
+async def preview(asked: Asked, sources: Preview) -> dict[str, Any]:
+    """Both requests by name, secrets masked. Raises JobInvalid with all problems."""
+    return as_shown(await render_job(asked.template, asked.deployed, asked.context, sources))
+
+
+def as_shown(job: Job) -> dict[str, Any]:
+    """The requests as `define` and `launch` would send them."""
+    shown: dict[str, Any] = {}
+    reused = job.configuration.reused_definition
+    if reused is None:
+        request, tags = registration(job.definition, definition_digest(job.definition))
+        shown["RegisterTaskDefinition"] = {**request, "tags": [{"key": k, "value": v} for k, v in tags.items()]}
+    run = job.context.run
+    shown["RunTask"] = {
+        **job.run_task,
+        "taskDefinition": reused or "<ARN of the task definition>",
+        "clientToken": run.client_token(1),
+        "startedBy": run.started_by,
+    }
+    result: dict[str, Any] = _with_placeholders(masked(shown))
+    return result
+
+
+def _with_placeholders(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_placeholders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_placeholders(item) for item in value]
+    if isinstance(value, str):
+        for text, placeholder in _SHOWN.items():
+            value = value.replace(text, placeholder)
+    return value

@@ -178,7 +178,7 @@ class JobVariables(BaseModel):
         default=None,
         ge=0,
         title="Task Watch Poll Interval",
-        description="Accepted for older pools, without effect: the worker looks at all its tasks at once.",
+        description="Seconds between two looks at the task. Default, and 0: as often as the worker looks by itself.",
     )
     auto_deregister_task_definition: bool = Field(
         default=False,

@@ -1,0 +1,79 @@
+"""Writes job-variables.md from `JobVariables`: `make docs`. A test holds the two together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ecs_worker.job.variables import JobVariables
+
+PAGE = Path(__file__).with_name("job-variables.md")
+HEAD = """# Job variables
+
+What a work pool (as defaults in its base job template), a deployment (`job_variables`, in Prefect 2
+`infra_overrides`) and a flow run may set. The run's win over the deployment's, these over the pool's; only `env` is
+merged. Values may hold `{{ prefect.blocks.TYPE.NAME }}`, `{{ prefect.variables.NAME }}` and `{{ $VARIABLE }}` of the
+worker's environment. `ecs-worker render` shows what becomes of them.
+
+A pool takes the variables that its base job template names. `ecs-worker pool update NAME` adds those that it lacks.
+Written by `make docs`.
+
+"""
+# Where a new group begins, so that the page can be read.
+GROUPS = {
+    "name": "prefect-aws's",
+    "secrets": "Beyond prefect-aws's",
+    "task_definition": "Whole requests, and changes to them",
+}
+
+
+def page() -> str:
+    """The whole page: each variable with its kind of value, its default and its meaning."""
+    schema = JobVariables.model_json_schema()
+    lines = [HEAD.rstrip("\n")]
+    for name, described in schema["properties"].items():
+        if name in GROUPS:
+            lines += ["", f"## {GROUPS[name]}", "", "| Variable | Value | Meaning |", "|---|---|---|"]
+        meaning = described.get("description", "").replace("|", "\\|")
+        default = described.get("default")
+        stated = f" Default: `{str(default).lower() if isinstance(default, bool) else default}`." if default else ""
+        lines.append(f"| `{name}` | {_kind(described)} | {meaning}{stated} |")
+    return "\n".join(lines) + "\n"
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    """The kind of value in words; null, which every variable that has no default takes, is not named."""
+    if "anyOf" in schema:
+        kinds = [_kind(kind) for kind in schema["anyOf"] if kind.get("type") != "null"]
+        return " or ".join(kinds)
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "$ref" in schema:
+        return "block `aws-credentials`" if schema["$ref"].endswith("AwsCredentials") else "mapping"
+    match schema.get("type"):
+        case "array":
+            return f"list of {_kind(schema['items'])}s"
+        case "object":
+            values = schema.get("additionalProperties")
+            return f"mapping of names to {_kind(values)}s" if isinstance(values, dict) and values else "mapping"
+        case "integer":
+            return f"integer{_range(schema)}"
+        case "number":
+            return f"number{_range(schema)}"
+        case "boolean":
+            return "true or false"
+        case _:
+            return "text"
+
+
+def _range(schema: dict[str, Any]) -> str:
+    least, most = schema.get("minimum"), schema.get("maximum")
+    if least is not None and most is not None:
+        return f" from {least} to {most}"
+    if "exclusiveMinimum" in schema:
+        return f" above {schema['exclusiveMinimum']}"
+    return f" from {least} on" if least else ""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -44,26 +44,21 @@ def page() -> str:
 def _kind(schema: dict[str, Any]) -> str:
     """The kind of value in words; null, which every variable that has no default takes, is not named."""
     if "anyOf" in schema:
-        kinds = [_kind(kind) for kind in schema["anyOf"] if kind.get("type") != "null"]
-        return " or ".join(kinds)
+        return " or ".join(_kind(kind) for kind in schema["anyOf"] if kind.get("type") != "null")
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
-    if "$ref" in schema:
-        return "block `aws-credentials`" if schema["$ref"].endswith("AwsCredentials") else "mapping"
-    match schema.get("type"):
-        case "array":
-            return f"list of {_kind(schema['items'])}s"
-        case "object":
-            values = schema.get("additionalProperties")
-            return f"mapping of names to {_kind(values)}s" if isinstance(values, dict) and values else "mapping"
-        case "integer":
-            return f"integer{_range(schema)}"
-        case "number":
-            return f"number{_range(schema)}"
-        case "boolean":
-            return "true or false"
-        case _:
-            return "text"
+    kind = schema.get("type", "")
+    if kind == "array":
+        return f"list of {_kind(schema['items'])}s"
+    values = schema.get("additionalProperties")
+    if kind == "object" and isinstance(values, dict) and values:
+        return f"mapping of names to {_kind(values)}s"
+    if schema.get("$ref", "").endswith("AwsCredentials"):
+        return "block `aws-credentials`"
+    return _KINDS.get(kind, "mapping") + _range(schema)
+
+
+_KINDS = {"string": "text", "boolean": "true or false", "integer": "integer", "number": "number"}
 
 
 def _range(schema: dict[str, Any]) -> str:

@@ -178,7 +178,7 @@ class JobVariables(BaseModel):
         default=None,
         ge=0,
         title="Task Watch Poll Interval",
-        description="Seconds between two looks at the task. Default, and 0: as often as the worker looks by itself.",
+        description="Seconds between two looks at the task while it runs. Default, and 0: the worker's own.",
     )
     auto_deregister_task_definition: bool = Field(
         default=False,

@@ -30,7 +30,7 @@ from anyio.lowlevel import checkpoint
 
 from ecs_worker import __version__
 from ecs_worker.aws.session import Aws
-from ecs_worker.errors import AwsError, JobInvalid, PrefectError, PrefectNotFound, UserError
+from ecs_worker.errors import EcsWorkerError, JobInvalid, PrefectError, PrefectNotFound, UserError
 from ecs_worker.lifecycle.adopt import Adopt
 from ecs_worker.lifecycle.announce import Announce
 from ecs_worker.lifecycle.cancel import Cancel
@@ -75,7 +75,7 @@ class Worker:
             api = await stack.enter_async_context(PrefectClient(self._prefect))
             aws = await stack.enter_async_context(Aws())
             await aws.check()
-            await self._assemble(api, aws)
+            self._assemble(api, aws)
             await self._heartbeat.begin()
             log.info(
                 "Worker %s %s takes flow runs of work pool %s at %s.",
@@ -88,7 +88,7 @@ class Worker:
             await self._live()
             log.info("Worker %s has stopped; ECS tasks that still run go on.", self.settings.name)
 
-    async def _assemble(self, api: PrefectClient, aws: Aws) -> None:
+    def _assemble(self, api: PrefectClient, aws: Aws) -> None:
         settings = self.settings
         self.ledger = Ledger(limit=settings.limit, max_launching=settings.max_launching)
         self._heartbeat = Heartbeat(api, settings, self._prefect.api_url)
@@ -114,7 +114,6 @@ class Worker:
 
     async def _live(self) -> None:
         async with anyio.create_task_group() as root:
-            self._root = root
             for loop in (
                 self._heartbeat.run,
                 self._feed.run,
@@ -209,7 +208,7 @@ class Worker:
         log.info("%s: %s", held.run.name, why)
         try:
             task = await self._launch.find(held) if held.uncertain else None
-        except AwsError as unknown:
+        except EcsWorkerError as unknown:
             log.warning(
                 "%s: should ECS have a task of it, startedBy %s, stop it: %s",
                 held.run.name,
@@ -229,7 +228,7 @@ class Worker:
         if held.uncertain:
             try:
                 task = await self._launch.find(held)
-            except AwsError as unknown:
+            except EcsWorkerError as unknown:
                 # Still Pending by our claim; `adopt` looks again, as it would after a crash.
                 log.warning("%s: whether it has a task is not known: %s", held.run.name, unknown)
                 self.ledger.drop(held)

@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from ecs_worker.errors import PrefectNotFound, PrefectUnavailable, PrefectUnreachable
+from ecs_worker.errors import PrefectError, PrefectNotFound
 from ecs_worker.lifecycle.ledger import Held
 from ecs_worker.model import ClaimedRun
 from ecs_worker.prefect_api.schemas import ProposedState, StateType, Verdict
@@ -85,7 +85,7 @@ class Claim:
         except PrefectNotFound:
             log.info("%s was deleted before it could be claimed.", run.name)
             return None
-        except (PrefectUnreachable, PrefectUnavailable) as error:
+        except PrefectError as error:
             # The claim may stand all the same. `adopt` sees the run, Pending with our name, and takes it up.
             log.warning("Whether %s is claimed is not known, it will be looked up: %s", run.name, error)
             return None

@@ -12,7 +12,7 @@ import logging
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from ecs_worker.errors import AwsError
+from ecs_worker.errors import EcsWorkerError
 from ecs_worker.job.requests import definition_digest
 from ecs_worker.lifecycle.cache import Lookups
 
@@ -72,7 +72,7 @@ class Define:
         try:
             ecs = await self._aws.ecs(held.placement.target)
             await ecs.deregister(task.definition_arn)
-        except AwsError as error:
+        except EcsWorkerError as error:
             log.warning("Task definition %s is not deregistered: %s", task.definition_arn, error)
 
     async def _find_or_register(

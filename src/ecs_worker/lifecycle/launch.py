@@ -140,6 +140,7 @@ class Launch:
         """From here on the run has a task. Its API document isn't needed any more, and is large."""
         assert held.placement is not None, "a task without a placement can't be watched"
         held.task = task
+        held.uncertain = False
         held.run = replace(held.run, document={})
         cluster = held.placement.cluster or task.cluster_arn
         held.identifier = f"{cluster}::{task.arn}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from ecs_worker.errors import AwsError, EcsWorkerError
+from ecs_worker.errors import EcsWorkerError
 from ecs_worker.model import Phase
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class Watch:
         try:
             ecs = await self._aws.ecs(held.placement.target)
             await ecs.stop_task(held.placement.cluster, held.task.arn, f"Prefect flow run {held.run.run_id}: {why}")
-        except AwsError as error:
+        except EcsWorkerError as error:
             log.warning("%s: its task can't be stopped yet: %s", held.run.name, error)
             return
         held.stop_reason = why

@@ -10,6 +10,7 @@ import typer
 
 from ecs_worker import __version__
 from ecs_worker.cli.local import local
+from ecs_worker.cli.logs import logs
 from ecs_worker.cli.options import option
 from ecs_worker.cli.pool import pool
 from ecs_worker.cli.render import render
@@ -119,6 +120,7 @@ def health(
 app.command()(local)
 app.add_typer(pool)
 app.command()(render)
+app.command()(logs)
 
 
 @app.command()

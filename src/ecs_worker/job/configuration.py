@@ -256,6 +256,7 @@ class JobConfiguration(BaseModel):
     launch_timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 900
     spot_fallback: bool = False
     stream_output_to: Literal["worker", "prefect", "both"] | None = None
+    stream_containers: list[str] = []
     round_up_resources: bool = False
     derive_task_definition: bool = False
     inline_task_definition: _Definition = Field(default={}, repr=False)

@@ -503,21 +503,31 @@ def _leave_out_repeated(
 # Logs ---------------------------------------------------------------------------------------------------------
 
 
-def log_stream(
+def log_streams(
     configuration: JobConfiguration, definition: Mapping[str, Any], region: str | None = None
-) -> LogStream | None:
-    """Where the flow container's output is on CloudWatch Logs; None if it isn't, or can't be told.
+) -> tuple[LogStream | None, tuple[LogStream, ...]]:
+    """Where the flow container's output is on CloudWatch Logs, and that of the side-cars whose output is wanted."""
+    containers = {c.get("name"): c for c in definition.get("containerDefinitions") or []}
+    own = flow_container_name(configuration, definition)
+    wanted = [name for name in configuration.stream_containers if name != own and name in containers]
+    side_cars = [awslogs_stream(containers[name], region) for name in wanted]
+    return (
+        awslogs_stream(containers[own], region) if own in containers else None,
+        tuple(stream for stream in side_cars if stream is not None),
+    )
+
+
+def awslogs_stream(container: Mapping[str, Any], region: str | None = None) -> LogStream | None:
+    """Where a container of a task definition logs on CloudWatch; None if it doesn't, or that can't be told.
 
     Without `awslogs-stream-prefix` streams are named by Docker's container id, which ECS does not tell.
     """
-    name = flow_container_name(configuration, definition)
-    for container in definition.get("containerDefinitions") or []:
-        log = container.get("logConfiguration") or {}
-        options = log.get("options") or {}
-        group, prefix = options.get("awslogs-group"), options.get("awslogs-stream-prefix")
-        if container.get("name") == name and log.get("logDriver") == "awslogs" and group and prefix:
-            return LogStream(group, prefix, name, options.get("awslogs-region") or region)
-    return None
+    log = container.get("logConfiguration") or {}
+    options = log.get("options") or {}
+    group, prefix = options.get("awslogs-group"), options.get("awslogs-stream-prefix")
+    if log.get("logDriver") != "awslogs" or not group or not prefix:
+        return None
+    return LogStream(group, prefix, str(container.get("name")), options.get("awslogs-region") or region)
 
 
 def cleaned(value: Any) -> Any:

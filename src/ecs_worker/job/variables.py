@@ -312,6 +312,12 @@ class JobVariables(BaseModel):
         description="Where the container's CloudWatch lines are repeated: the worker's output, the run's logs on the "
         "server, or both. Default: the worker's with stream_output, else nowhere.",
     )
+    stream_containers: list[str] = Field(
+        default=[],
+        title="Stream Containers",
+        description="Side-cars whose output is treated as the flow container's: repeated like it, and shown in the "
+        "run's logs when the run ends before it could begin.",
+    )
     round_up_resources: bool = Field(
         default=False,
         title="Round Up Resources",

@@ -24,7 +24,7 @@ from ecs_worker.job.configuration import (
 from ecs_worker.job.documents import derived, ignored_variables, paths, with_default_arguments, with_documents
 from ecs_worker.job.requests import (
     flow_container_name,
-    log_stream,
+    log_streams,
     network_configuration,
     network_need,
     prepare_definition,
@@ -219,12 +219,14 @@ def _placement(
     definition: Mapping[str, Any],
     run_task: Mapping[str, Any],
 ) -> Placement:
+    log_stream, side_car_logs = log_streams(configuration, definition, context.region)
     return Placement(
         target=configuration.target,
         cluster=run_task.get("cluster", ""),
         container=flow_container_name(configuration, definition),
-        log=log_stream(configuration, definition, context.region),
+        log=log_stream,
         output=configuration.output,
+        side_car_logs=side_car_logs,
         start_timeout=configuration.start_timeout,
         max_runtime=configuration.max_runtime_seconds,
         watch_interval=configuration.task_watch_poll_interval or None,

@@ -26,7 +26,7 @@ from ecs_worker.job.requests import (
     FoundNetwork,
     default_image,
     definition_digest,
-    log_stream,
+    log_streams,
     network_configuration,
     network_need,
     overrides_length,
@@ -460,12 +460,26 @@ def test_how_the_run_is_watched() -> None:
 def test_logs_are_found_where_the_definition_sends_them() -> None:
     variables = {"configure_cloudwatch_logs": True, "execution_role_arn": ROLE}
     definition, _ = build(variables)
-    stream = log_stream(load(variables), definition, "eu-west-1")
+    stream, _ = log_streams(load(variables), definition, "eu-west-1")
     assert stream is not None
     assert (stream.group, stream.region) == ("prefect", "eu-west-1")
     assert stream.name("t1") == f"prefect-logs_pool_{UUID(int=3)}/prefect/t1"
     definition, _ = build({})
-    assert log_stream(load({}), definition) is None
+    assert log_streams(load({}), definition) == (None, ())
+
+
+def test_side_cars_streams_are_found_when_they_are_wanted() -> None:
+    options = {"awslogs-group": "cars", "awslogs-stream-prefix": "p", "awslogs-region": "eu-west-1"}
+    definition = {
+        "containerDefinitions": [
+            {"name": "prefect"},
+            {"name": "proxy", "logConfiguration": {"logDriver": "awslogs", "options": options}},
+            {"name": "silent"},
+        ]
+    }
+    wanted = load({"stream_containers": ["proxy", "silent", "prefect", "unknown"]})
+    assert log_streams(wanted, definition) == (None, (LogStream("cars", "p", "proxy", "eu-west-1"),))
+    assert log_streams(load({}), definition) == (None, ())
 
 
 def test_large_env_moves_into_the_definition_but_nothing_of_the_run_or_the_worker() -> None:

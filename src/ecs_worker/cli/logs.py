@@ -1,0 +1,196 @@
+"""`ecs-worker logs`: what a flow run's container wrote."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
+
+import typer
+
+from ecs_worker.cli.server import prefect_api, prefect_settings
+from ecs_worker.errors import AwsError, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ecs_worker.aws.logs import LogEvent
+    from ecs_worker.aws.session import Aws
+    from ecs_worker.lifecycle.tail import Reader, Tail
+    from ecs_worker.model import AwsTarget, LogStream, TaskFacts
+    from ecs_worker.prefect_api.client import PrefectClient
+    from ecs_worker.prefect_api.schemas import FlowRun
+
+_SECONDS = 5.0  # between two looks whether the task still runs
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_FLOW_CONTAINER = "prefect"  # its name unless the job says otherwise; then it is usually the first
+
+
+def logs(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The flow run's id or name (the newest of that name).")],
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the task has stopped and its last lines have come.")
+    ] = False,
+    container: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Another container of the task than the flow's.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only lines since then: 90s, 10m, 2h, 1d, or an ISO 8601 time.")
+    ] = None,
+) -> None:
+    """Print the CloudWatch lines of a flow run's container, with the AWS credentials of whoever asks.
+
+    ECS must still know the task, which it does for about an hour after its end.
+    """
+    import anyio  # noqa: PLC0415 - `--help` needs none of this
+
+    earliest = _moment(since) if since else None
+    try:
+        anyio.run(_show, run, follow, container, earliest)
+    except AwsError as error:
+        raise UserError(f"AWS did not do what was asked: {error}") from None
+    except BrokenPipeError:  # as of `| head`
+        sys.stderr.close()
+        raise typer.Exit from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _moment(text: str) -> datetime:
+    if found := re.fullmatch(r"(\d+)([smhd])", text):
+        return datetime.now(UTC) - timedelta(**{_UNITS[found[2]]: int(found[1])})
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UserError(f"--since {text!r} is no time: give 90s, 10m, 2h, 1d, or 2026-01-31T12:00:00Z.") from None
+    return moment.astimezone(UTC)
+
+
+async def _show(run: str, follow: bool, container: str | None, since: datetime | None) -> None:
+    from ecs_worker.aws.session import Aws  # noqa: PLC0415 - `--help` needs none of this
+
+    settings = prefect_settings()
+    async with prefect_api(settings) as api:
+        place = _place(await _find(api, run))
+    async with Aws() as aws:
+        task = await _describe(aws, place)
+        if task is None:
+            raise UserError(
+                f"ECS does not know task {place.arn} any more, nor where it logged: look in the CloudWatch console for "
+                f"a log stream that ends in {place.arn.rpartition('/')[2]}."
+            )
+        stream = _chosen(await _streams(aws, place, task), container)
+        await _print(aws, place, task, stream, follow, since)
+
+
+# -- the run and its task
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the task is."""
+
+    target: AwsTarget
+    cluster: str
+    arn: str
+
+
+async def _find(api: PrefectClient, run: str) -> FlowRun:
+    try:
+        found = await api.read_run(UUID(run))
+    except ValueError:
+        named = await api.runs(names=[run])
+        found = named[-1] if named else None
+    if found is None:
+        raise UserError(f"There is no flow run {run!r}: give the id or the name of one.")
+    return found
+
+
+def _place(run: FlowRun) -> _Place:
+    from ecs_worker.model import AwsTarget  # noqa: PLC0415 - `--help` needs none of this
+
+    cluster, _, arn = (run.infrastructure_pid or "").rpartition("::")
+    parts = arn.split(":")
+    if not run.infrastructure_pid:
+        raise UserError(f"Flow run {run.name} has no ECS task (yet): it is {run.state_name or 'new'}.")
+    if parts[0] != "arn" or parts[2:3] != ["ecs"]:
+        raise UserError(f"Flow run {run.name} does not run on ECS, but as {run.infrastructure_pid}.")
+    return _Place(AwsTarget(region=parts[3]), cluster, arn)
+
+
+async def _describe(aws: Aws, place: _Place) -> TaskFacts | None:
+    tasks, _ = await (await aws.ecs(place.target)).describe_tasks(place.cluster, [place.arn])
+    return tasks[0] if tasks else None
+
+
+async def _streams(aws: Aws, place: _Place, task: TaskFacts) -> dict[str, LogStream | None]:
+    """Where each container of the task logs. None: not to CloudWatch, or to a stream that can't be told."""
+    from ecs_worker.job.requests import awslogs_stream  # noqa: PLC0415 - `--help` needs none of this
+
+    definition = await (await aws.ecs(place.target)).describe_definition(task.definition_arn)
+    containers = definition.request["containerDefinitions"]
+    return {str(container["name"]): awslogs_stream(container, place.target.region) for container in containers}
+
+
+def _chosen(streams: dict[str, LogStream | None], container: str | None) -> LogStream:
+    name = container or (_FLOW_CONTAINER if _FLOW_CONTAINER in streams else next(iter(streams)))
+    if name not in streams:
+        raise UserError(f"The task has no container {name!r}; it has: {', '.join(streams)}.")
+    stream = streams[name]
+    if stream is None:
+        raise UserError(
+            f"Container {name} does not log to CloudWatch by awslogs with a stream prefix: set the job variable "
+            "configure_cloudwatch_logs, or its logConfiguration."
+        )
+    return stream
+
+
+# -- its lines
+
+
+async def _print(
+    aws: Aws, place: _Place, task: TaskFacts, stream: LogStream, follow: bool, since: datetime | None
+) -> None:
+    from ecs_worker.lifecycle.tail import MISSING, Reader, Tail  # noqa: PLC0415 - `--help` needs none of this
+    from ecs_worker.model import AwsTarget  # noqa: PLC0415 - likewise
+
+    target = AwsTarget(region=stream.region)
+    await aws.logs(target)  # what is wrong with the credentials is wrong now
+    position = int(since.timestamp() * 1000) if since else 0
+    tail = Tail(target, stream.group, stream.name(task.task_id), _write, position=position)
+    reader = Reader(aws)
+    reader.add(tail)
+    if follow:
+        await _follow(aws, place, reader, tail)
+        return
+    while not tail.caught_up:
+        await reader.once()
+        if tail.error == MISSING:
+            raise UserError(f"There is no log stream {tail.stream} in group {tail.group} (yet): nothing was written.")
+        if tail.error:
+            raise UserError(f"Log stream {tail.stream} of group {tail.group} can't be read: {tail.error}.")
+
+
+async def _follow(aws: Aws, place: _Place, reader: Reader, tail: Tail) -> None:
+    import anyio  # noqa: PLC0415 - `--help` needs none of this
+
+    async with anyio.create_task_group() as reading:
+        reading.start_soon(reader.run)
+        looked_at = 0.0
+        while not tail.drained:
+            if not tail.ended and time.monotonic() - looked_at >= _SECONDS:
+                task = await _describe(aws, place)
+                looked_at = time.monotonic()
+                if task is None or task.stopped:
+                    tail.end()
+            await anyio.sleep(0.2)
+        reading.cancel_scope.cancel()
+
+
+def _write(lines: Sequence[LogEvent]) -> None:
+    sys.stdout.writelines(f"{line.message}\n" for line in lines)
+    sys.stdout.flush()

@@ -49,6 +49,7 @@ REWRITE_SECONDS = 3.0
 REWRITES_AT_ONCE = 10
 WORKER_LABEL = "prefect.worker.name"
 WAITING = "InfrastructurePending"  # Prefect's name for the sub-state of Pending
+BEGUN = frozenset({StateType.RUNNING, StateType.PAUSED})
 DESCRIBED_AT_ONCE = 100  # DescribeTasks takes no more
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -243,8 +244,21 @@ class Launch:
             raise NotOurs("The run was deleted while its launch waited.")
         if run.state_type is StateType.CANCELLING:
             held.cancelling_since = held.cancelling_since or time.monotonic()
+        elif run.state_type in BEGUN and held.uncertain and await self._claimed_last(held):
+            return  # the task whose launch was not answered runs already: asked again, ECS tells its name
         elif run.state_type is not StateType.PENDING or not self._our_claim(held, run):
             raise NotOurs(f"The run became {run.state_name} while its launch waited.")
+
+    async def _claimed_last(self, held: Held) -> bool:
+        """Whether no other claim followed this one; taken for so while it can't be read."""
+        try:
+            states = await self._api.state_history(held.run.run_id)
+        except PrefectError as error:
+            log.debug("The states of %s can't be read: %s", held.run.name, error)
+            return True
+        claims = [s for s in states if s.type is StateType.PENDING and s.transition_id is not None]
+        newest = max(claims, key=lambda state: state.timestamp or _LONG_AGO, default=None)
+        return newest is not None and newest.transition_id == held.run.claim_id
 
     @staticmethod
     def _our_claim(held: Held, run: FlowRun) -> bool:

@@ -8,19 +8,15 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from reading import Console
 
 from ecs_worker.aws.limits import Limits
 from ecs_worker.aws.session import Aws
-from ecs_worker.lifecycle.tail import Pace, Reader
+from ecs_worker.lifecycle.tail import Reader
+from logs.reading import PACE, SPEED, Console
 from simulator.aws import AwsSimulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-SPEED = 50.0  # simulated seconds in a real one
-# As the default pace, at that speed, but for the machine's own slowness.
-PACE = Pace(tip=0.04, sweep=0.2, quiet=0.5, unseen=0.9, patience=1.4, give_up=15.0)
 
 
 class SimulatedTime:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ecs_worker.lifecycle.tail import Reader, Tail
+from ecs_worker.lifecycle.tail import Pace, Reader, Tail
 from ecs_worker.model import AwsTarget
 from simulator.tasks import LogScript
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 GROUP = "flows"
 TARGET = AwsTarget(region="us-east-1")
+SPEED = 50.0  # simulated seconds in a real one
+# As the default pace, at that speed, but for the machine's own slowness.
+PACE = Pace(tip=0.04, sweep=0.2, quiet=0.5, unseen=0.9, patience=1.4, give_up=15.0)
 
 
 class Console:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from reading import GROUP, Console
 
+from logs.reading import GROUP, Console
 from simulator.faults import What, fault
 
 if TYPE_CHECKING:

@@ -7,16 +7,17 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
 
 from ecs_worker.cli.server import prefect_api, prefect_settings
 from ecs_worker.errors import AwsError, UserError
+from ecs_worker.settings import JobDefaults, load
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ecs_worker.aws.logs import LogEvent
     from ecs_worker.aws.session import Aws
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ecs_worker.model import AwsTarget, LogStream, TaskFacts
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.prefect_api.schemas import FlowRun
+    from ecs_worker.settings import PrefectSettings
 
 _SECONDS = 5.0  # between two looks whether the task still runs
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -42,10 +44,7 @@ def logs(
         str | None, typer.Option(metavar="TIME", help="Only lines since then: 90s, 10m, 2h, 1d, or an ISO 8601 time.")
     ] = None,
 ) -> None:
-    """Print the CloudWatch lines of a flow run's container, with the AWS credentials of whoever asks.
-
-    ECS must still know the task, which it does for about an hour after its end.
-    """
+    """Print the CloudWatch lines of a flow run's container, with the AWS credentials of whoever asks."""
     import anyio  # noqa: PLC0415 - `--help` needs none of this
 
     earliest = _moment(since) if since else None
@@ -74,17 +73,17 @@ async def _show(run: str, follow: bool, container: str | None, since: datetime |
     from ecs_worker.aws.session import Aws  # noqa: PLC0415 - `--help` needs none of this
 
     settings = prefect_settings()
-    async with prefect_api(settings) as api:
-        place = _place(await _find(api, run))
     async with Aws() as aws:
-        task = await _describe(aws, place)
-        if task is None:
-            raise UserError(
-                f"ECS does not know task {place.arn} any more, nor where it logged: look in the CloudWatch console for "
-                f"a log stream that ends in {place.arn.rpartition('/')[2]}."
-            )
-        stream = _chosen(await _streams(aws, place, task), container)
-        await _print(aws, place, task, stream, follow, since)
+        async with prefect_api(settings) as api:
+            found = await _find(api, run)
+            place = _place(found)
+            task = await _describe(aws, place)
+            if task is not None:
+                containers = await _containers(aws, place, task)
+            else:
+                containers = await _rendered(api, found, settings)
+        stream = _chosen(containers, container, place)
+        await _print(aws, place, stream, follow and task is not None, since)
 
 
 # -- the run and its task
@@ -97,6 +96,11 @@ class _Place:
     target: AwsTarget
     cluster: str
     arn: str
+
+    @property
+    def task_id(self) -> str:
+        """The last part of the ARN."""
+        return self.arn.rpartition("/")[2]
 
 
 async def _find(api: PrefectClient, run: str) -> FlowRun:
@@ -127,20 +131,38 @@ async def _describe(aws: Aws, place: _Place) -> TaskFacts | None:
     return tasks[0] if tasks else None
 
 
-async def _streams(aws: Aws, place: _Place, task: TaskFacts) -> dict[str, LogStream | None]:
-    """Where each container of the task logs. None: not to CloudWatch, or to a stream that can't be told."""
+async def _containers(aws: Aws, place: _Place, task: TaskFacts) -> Sequence[Mapping[str, Any]]:
+    """The containers of the task's definition."""
+    definition = await (await aws.ecs(place.target)).describe_definition(task.definition_arn)
+    found: Sequence[Mapping[str, Any]] = definition.request["containerDefinitions"]
+    return found
+
+
+async def _rendered(api: PrefectClient, run: FlowRun, settings: PrefectSettings) -> Sequence[Mapping[str, Any]]:
+    """The containers as the run's job says today; ECS forgets a task an hour after its end."""
+    from ecs_worker.cli.preview import Preview  # noqa: PLC0415 - `--help` needs none of this
+    from ecs_worker.cli.render import Wanted, of_server  # noqa: PLC0415 - likewise
+    from ecs_worker.lifecycle.render import render_job  # noqa: PLC0415 - likewise
+
+    asked = await of_server(Wanted(None, run.id, None, None), api, load(JobDefaults), settings)
+    job = await render_job(asked.template, asked.deployed, asked.context, Preview(api))
+    found: Sequence[Mapping[str, Any]] = job.definition.get("containerDefinitions", ())
+    return found
+
+
+def _chosen(containers: Sequence[Mapping[str, Any]], wanted: str | None, place: _Place) -> LogStream:
     from ecs_worker.job.requests import awslogs_stream  # noqa: PLC0415 - `--help` needs none of this
 
-    definition = await (await aws.ecs(place.target)).describe_definition(task.definition_arn)
-    containers = definition.request["containerDefinitions"]
-    return {str(container["name"]): awslogs_stream(container, place.target.region) for container in containers}
-
-
-def _chosen(streams: dict[str, LogStream | None], container: str | None) -> LogStream:
-    name = container or (_FLOW_CONTAINER if _FLOW_CONTAINER in streams else next(iter(streams)))
-    if name not in streams:
-        raise UserError(f"The task has no container {name!r}; it has: {', '.join(streams)}.")
-    stream = streams[name]
+    by_name = {str(container["name"]): container for container in containers}
+    if not by_name:
+        raise UserError(
+            f"ECS does not know task {place.arn} any more, nor says its job where it logged: look in the CloudWatch "
+            f"console for a log stream that ends in {place.task_id}."
+        )
+    name = wanted or (_FLOW_CONTAINER if _FLOW_CONTAINER in by_name else next(iter(by_name)))
+    if name not in by_name:
+        raise UserError(f"The task has no container {name!r}; it has: {', '.join(by_name)}.")
+    stream = awslogs_stream(by_name[name], place.target.region)
     if stream is None:
         raise UserError(
             f"Container {name} does not log to CloudWatch by awslogs with a stream prefix: set the job variable "
@@ -152,16 +174,14 @@ def _chosen(streams: dict[str, LogStream | None], container: str | None) -> LogS
 # -- its lines
 
 
-async def _print(
-    aws: Aws, place: _Place, task: TaskFacts, stream: LogStream, follow: bool, since: datetime | None
-) -> None:
+async def _print(aws: Aws, place: _Place, stream: LogStream, follow: bool, since: datetime | None) -> None:
     from ecs_worker.lifecycle.tail import MISSING, Reader, Tail  # noqa: PLC0415 - `--help` needs none of this
     from ecs_worker.model import AwsTarget  # noqa: PLC0415 - likewise
 
     target = AwsTarget(region=stream.region)
     await aws.logs(target)  # what is wrong with the credentials is wrong now
     position = int(since.timestamp() * 1000) if since else 0
-    tail = Tail(target, stream.group, stream.name(task.task_id), _write, position=position)
+    tail = Tail(target, stream.group, stream.name(place.task_id), _write, position=position)
     reader = Reader(aws)
     reader.add(tail)
     if follow:

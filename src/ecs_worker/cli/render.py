@@ -84,7 +84,7 @@ def render(
         raise UserError("--deployment and --flow-run exclude each other: give one of them.")
     if not (deployment or flow_run or base_job_template or job_variables):
         raise UserError("Say what to render: --deployment, --flow-run, --base-job-template or --job-variables.")
-    wanted = _Wanted(
+    wanted = Wanted(
         deployment, flow_run, _read(base_job_template, "--base-job-template"), _read(job_variables, "--job-variables")
     )
     import anyio  # noqa: PLC0415 - `--help` needs none of this
@@ -104,7 +104,7 @@ def render(
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class Wanted:
     """What to render: of the server, or neither of `deployment` and `flow_run`."""
 
     deployment: str | None
@@ -114,7 +114,7 @@ class _Wanted:
 
 
 async def _render(
-    wanted: _Wanted, diff: str | None, defaults: JobDefaults, form: Format, explain: bool
+    wanted: Wanted, diff: str | None, defaults: JobDefaults, form: Format, explain: bool
 ) -> tuple[list[str], list[str]]:
     """The text of what is wanted, then that of `diff`; and the notes."""
     from ecs_worker.cli.preview import Preview  # noqa: PLC0415 - `--help` needs none of this
@@ -128,13 +128,13 @@ async def _render(
     async with prefect_api(settings) as api:
         sources = Preview(api)
         jobs = [
-            await _of_server(wanted, api, defaults, settings)
+            await of_server(wanted, api, defaults, settings)
             if wanted.deployment or wanted.flow_run
             else _offline(wanted, defaults, settings)
         ]
         if diff:
-            other = _Wanted(diff, None, wanted.template, wanted.variables)
-            jobs.append(await _of_server(other, api, defaults, settings))
+            other = Wanted(diff, None, wanted.template, wanted.variables)
+            jobs.append(await of_server(other, api, defaults, settings))
         return [await _text(asked, sources, form, explain) for asked in jobs], list(sources.notes)
 
 
@@ -152,7 +152,8 @@ async def _text(asked: Asked, sources: Preview, form: Format, explain: bool) -> 
     return yaml.safe_dump(document, allow_unicode=True).rstrip("\n")
 
 
-async def _of_server(wanted: _Wanted, api: PrefectClient, defaults: JobDefaults, prefect: PrefectSettings) -> Asked:
+async def of_server(wanted: Wanted, api: PrefectClient, defaults: JobDefaults, prefect: PrefectSettings) -> Asked:
+    """The job that the server has for it. Raises UserError where there is none, and PrefectError."""
     from ecs_worker.cli.preview import CLAIM, RUN, Asked  # noqa: PLC0415 - `--help` needs none of this
     from ecs_worker.job.configuration import merge_job_variables  # noqa: PLC0415 - likewise
     from ecs_worker.lifecycle.render import flow_run_context  # noqa: PLC0415 - likewise
@@ -191,7 +192,7 @@ class _Around:
     worker_id: UUID | None = None
 
 
-def _offline(wanted: _Wanted, defaults: JobDefaults, prefect: PrefectSettings) -> Asked:
+def _offline(wanted: Wanted, defaults: JobDefaults, prefect: PrefectSettings) -> Asked:
     from ecs_worker.cli import preview  # noqa: PLC0415 - `--help` needs none of this
     from ecs_worker.job.configuration import FlowRunContext, WorkerDefaults  # noqa: PLC0415 - likewise
     from ecs_worker.job.variables import default_base_job_template  # noqa: PLC0415 - likewise

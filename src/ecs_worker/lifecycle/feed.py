@@ -104,6 +104,9 @@ class Feed:
         self._dropped = 0
         self._sending = anyio.Lock()
 
+    def __len__(self) -> int:
+        return len(self._words) + len(self._output)
+
     def tell(self, run: ClaimedRun, message: str, *, level: int = logging.INFO) -> None:
         """A line of the worker's about a run: into the worker's own log and the run's logs on the server."""
         log.log(level, "%s: %s", run.name, message, extra={"flow_run_id": run.run_id, "flow_run_name": run.name})
@@ -153,7 +156,7 @@ class Feed:
     async def once(self) -> None:
         """Send all that waits. What can't be sent now waits on."""
         async with self._sending:
-            while self._words or self._output:
+            while len(self):
                 words = self._words.take(BATCH_BYTES)
                 room = BATCH_BYTES - sum(line.size for line in words)
                 lines = self._output.take(room) if room > 0 else []

@@ -35,7 +35,7 @@ from ecs_worker.job.requests import (
     without_spot,
 )
 from ecs_worker.job.variables import default_base_job_template
-from ecs_worker.model import AwsCredentials, ClaimedRun, Output
+from ecs_worker.model import AwsCredentials, ClaimedRun, LogStream, Output
 
 HERE = Path(__file__).parent
 TEMPLATES = {

@@ -86,7 +86,7 @@ class Scene:
         worker = Worker(WorkerSettings(pool="pool", events_queue=queue), prefect)
         aws = await self._stack.enter_async_context(Aws())
         api = await self._stack.enter_async_context(PrefectClient(prefect))
-        await worker._assemble(api, aws)  # noqa: SLF001 - all its parts, put together as it does, and none of its loops
+        worker._assemble(api, aws)  # noqa: SLF001 - all its parts, put together as it does, and none of its loops
         return Listener(worker)
 
     async def send(self, body: str) -> None:

@@ -92,7 +92,7 @@ async def test_two_workers_share_a_queue(scene: Scene) -> None:
     first, second = await scene.listener(), await scene.listener()
     async with listening(first, second):
         holds = [await hold_one(scene, listener) for listener in (first, second) * 10]
-        await until(lambda: all(map(ended, holds)) and scene.queued == 0, 20)
+        await until(lambda: all(map(ended, holds)) and scene.queued == 0, 40)
     assert scene.asked("ChangeMessageVisibilityBatch") > 0
 
 

@@ -37,15 +37,16 @@ class Sqs(Service):
         """The URL of the account's queue of that name."""
         return str((await self._call("GetQueueUrl", QueueName=name))["QueueUrl"])
 
-    async def receive(self, url: str) -> list[Message]:
-        """Up to 10 messages, as soon as there is one; after 20 seconds none. Each is hidden from others for the
-        queue's visibility timeout, and comes again unless it is deleted.
-        """  # noqa: D205 - one thought
+    async def receive(self, url: str, wait: int = LONG_POLL) -> list[Message]:
+        """Up to 10 messages, as soon as there is one; after `wait` seconds none.
+
+        Each is hidden from others for the queue's visibility timeout, and comes again unless it is deleted.
+        """
         answer = await self._call(
             "ReceiveMessage",
             QueueUrl=url,
             MaxNumberOfMessages=AT_ONCE,
-            WaitTimeSeconds=LONG_POLL,
+            WaitTimeSeconds=wait,
             MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
         )
         return [_message(raw) for raw in answer.get("Messages", ())]

@@ -22,6 +22,7 @@ from uuid import UUID
 import anyio
 
 from ecs_worker.aws.ecs import task_facts
+from ecs_worker.aws.sqs import LONG_POLL
 from ecs_worker.errors import EcsWorkerError
 from ecs_worker.model import AwsTarget, TaskFacts
 
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 
 STALE = 300.0  # seconds; whoever watches the task knows better by now, so nobody needs the message
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds, while the queue can't be read
-IDLE_PAUSE = 1.0  # seconds after messages that were all others': they get them, and nobody spins
+IDLE_PAUSE = 1.0  # seconds, about, after messages that were all others': they get them, and nobody spins
 AT_ONCE = 10  # batches whose messages are being deleted or given back while more are received
 
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d+")
@@ -76,7 +77,7 @@ class Events:
                 try:
                     sqs = await self._aws.sqs(AwsTarget(region=region_of(self._queue)))
                     url = url or await self._find(sqs)
-                    messages = await sqs.receive(url)
+                    messages = await sqs.receive(url, wait=0 if failures else LONG_POLL)
                 except EcsWorkerError as error:
                     url, failures = "", failures + 1
                     await self._pause(error, failures)
@@ -88,7 +89,7 @@ class Events:
                 await room.acquire()
                 answers.start_soon(self._answer, sqs, url, fates, room)
                 if messages and not fates[Fate.DELETE]:
-                    await anyio.sleep(IDLE_PAUSE)
+                    await anyio.sleep(IDLE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not cryptography
 
     async def _find(self, sqs: Sqs) -> str:
         return self._queue if "://" in self._queue else await sqs.queue_url(self._queue)

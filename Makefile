@@ -5,15 +5,26 @@ PYTHON_FOR_PREFECT2 ?= $(shell command -v python3.11 || command -v python3.10)
 
 VENV := .venv
 PREFECT2 := .venv-prefect2
+PEER := .venv-peer
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format docs clean
+.PHONY: demo test soak check format docs clean
 
 demo: $(VENV)/.done ## see the worker do its main job, in about a minute
 	$(BIN)/ecs-worker demo
 
 test: $(VENV)/.done $(PREFECT2)/.done ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+SOAK_RUNS ?= 1500
+soak: $(VENV)/.done ## kill three workers at random, with one call in five failing; SOAK_RUNS=… for more
+	$(BIN)/python -m pytest tests/chaos/test_soak.py --soak-runs $(SOAK_RUNS) -p no:xdist
+
+bench: $(VENV)/.done $(PEER)/.done ## side by side with prefect-aws; BENCH="--only launch --reps 1" for a part of it
+	PYTHONPATH=tests $(BIN)/python -m benchmarks --peer $(PEER)/bin/prefect $(BENCH)
+
+soak-memory: $(VENV)/.done ## thirty minutes of many short runs: memory stays flat
+	SOAK_MINUTES=30 $(BIN)/python -m pytest tests/scale/test_soak.py --timeout 2400 -s
 
 check: $(VENV)/.done ## lint, types, layers
 	$(BIN)/ruff format --check .
@@ -40,5 +51,10 @@ $(PREFECT2)/.done: tests/constraints-prefect2.txt
 	$(PREFECT2)/bin/python -m pip install --quiet --disable-pip-version-check --constraint tests/constraints-prefect2.txt prefect
 	touch $@
 
+$(PEER)/.done: benchmarks/constraints-peer.txt
+	$(PYTHON) -m venv --clear $(PEER)
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --constraint benchmarks/constraints-peer.txt prefect-aws
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(PREFECT2) dist .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PREFECT2) $(PEER) dist .mypy_cache .ruff_cache .hypothesis

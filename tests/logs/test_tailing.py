@@ -134,7 +134,11 @@ async def test_only_the_last_lines(console: Console) -> None:
     console.cloud.logs.put(GROUP, "long", *(f"late {n}" for n in range(3)), delay=15.0)
     tail = console.follow("long", last=500)
     await console.read_to_the_end([tail])
-    assert console.lines("long") == [f"line {n}" for n in range(400, 900)] + [f"late {n}" for n in range(3)]
+    shown = console.lines("long")
+    numbered = [line for line in shown if line.startswith("line ")]
+    assert numbered == [f"line {n}" for n in range(900 - len(numbered), 900)]
+    assert sorted(set(shown) - set(numbered)) == ["late 0", "late 1", "late 2"]
+    assert 500 <= len(shown) <= 503  # the late ones are among the 500, or came after them
 
 
 async def test_what_was_shown_before_is_not_shown_again(console: Console) -> None:
@@ -153,11 +157,11 @@ async def test_what_was_shown_before_is_not_shown_again(console: Console) -> Non
 
 
 async def test_memory_of_lines_follows_the_present(console: Console, cloud: AwsSimulator) -> None:
-    streams = console.containers(3, rate=50.0)
+    streams = console.containers(3, rate=10.0)
     tails = [console.follow(stream) for stream in streams]
     await console.read_until(lambda: all(len(console.shown[stream]) >= 200 for stream in streams))
-    cloud.advance(300)
-    await console.read_until(lambda: all(len(console.shown[stream]) >= 16_000 for stream in streams), 40)
-    await console.read_until(lambda: all(tail.kept < 15_000 for tail in tails))
+    cloud.advance(1500)
+    await console.read_until(lambda: all(len(console.shown[stream]) >= 15_500 for stream in streams), 40)
+    await console.read_until(lambda: all(tail.kept < 8_000 for tail in tails))
     await console.read_to_the_end(tails)
-    console.assert_each_once(streams, at_least=16_000)
+    console.assert_each_once(streams, at_least=15_500)

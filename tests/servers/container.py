@@ -4,9 +4,7 @@ Its arguments are steps, done in turn:
 
 - a state's type, such as RUNNING: propose it, and go on once the server has it; a run that may not run ends here
 - sleep=SECONDS, print=LINES, exit=CODE
-- pause: propose Paused, and wait until somebody resumes the run
-- suspend: propose Suspended, and go on; the run is resumed in another container
-- stubborn: from here on, don't heed SIGTERM
+- suspend: propose Suspended and end; the container in which the run is resumed goes on
 
 Standard library only: it runs in whatever environment serves the embedded AWS.
 """
@@ -16,7 +14,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import signal
 import sys
 import time
 import urllib.error
@@ -39,9 +36,8 @@ class Run:
         if given := os.environ.get("PREFECT_API_AUTH_STRING"):
             self._headers["Authorization"] = f"Basic {base64.b64encode(given.encode()).decode()}"
 
-    @property
-    def state_type(self) -> str:
-        return str(self._ask("GET", self._path)["state_type"])
+    def read(self) -> dict[str, Any]:
+        return self._ask("GET", self._path)
 
     def propose(self, kind: str, name: str | None = None, **details: Any) -> bool:
         """Whether the server took the state."""
@@ -79,16 +75,12 @@ class Run:
             self._headers |= {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": client}
 
 
-def pause(run: Run) -> None:
+def suspend(run: Run) -> bool:
+    """Whether the run is suspended now: the second time it runs, it has been."""
+    if run.read()["run_count"] > 1:
+        return False
     timeout = (datetime.now(UTC) + timedelta(seconds=_PATIENCE)).isoformat()
-    run.propose("PAUSED", pause_timeout=timeout, pause_reschedule=False, pause_key="1")
-    while run.state_type == "PAUSED":
-        time.sleep(0.2)
-
-
-def suspend(run: Run) -> None:
-    timeout = (datetime.now(UTC) + timedelta(seconds=_PATIENCE)).isoformat()
-    run.propose("PAUSED", "Suspended", pause_timeout=timeout, pause_reschedule=True, pause_key="1")
+    return run.propose("PAUSED", "Suspended", pause_timeout=timeout, pause_reschedule=True, pause_key="1")
 
 
 def print_lines(number: int) -> None:
@@ -109,12 +101,9 @@ def main(steps: list[str]) -> int:
                 print_lines(int(value))
             case "exit":
                 return int(value)
-            case "stubborn":
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            case "pause":
-                pause(run)
             case "suspend":
-                suspend(run)
+                if suspend(run):
+                    return 0
             case kind:
                 if not run.propose(kind):
                     print(f"{kind} was not accepted", flush=True)  # noqa: T201 - for who reads a failed test

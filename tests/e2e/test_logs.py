@@ -1,0 +1,59 @@
+"""The container's output, repeated in the worker's."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from e2e.world import ROLE, World
+from servers.prefect import wait_until
+
+pytestmark = pytest.mark.anyio
+STREAMED = {"configure_cloudwatch_logs": True, "stream_output": True, "execution_role_arn": ROLE}
+
+
+async def test_every_line_comes_once_and_in_order(world: World) -> None:
+    """A burst that fills CloudWatch's answers many times over, read while it is written."""
+    lines = 1500
+    async with world.worker("--log-format", "json") as process:
+        run_id = await world.run("RUNNING", "print=" + str(lines), "COMPLETED", **STREAMED)
+        await world.admin.wait_for_state(run_id, "COMPLETED")
+        await process.wait_for_output(f"line {lines - 1:04}")
+        assert await process.stop() == 0
+    entries = [json.loads(line) for line in process.output.splitlines()]
+    repeated = [entry for entry in entries if re.search(r"line \d{4}$", entry["message"])]
+    assert [int(entry["message"][-4:]) for entry in repeated] == list(range(lines))
+    assert {entry["flow_run_id"] for entry in repeated} == {run_id}
+
+
+async def test_lines_come_while_the_container_runs(world: World) -> None:
+    async with world.worker() as process:
+        run_id = await world.run("RUNNING", "print=1", "sleep=120", **STREAMED)
+        await process.wait_for_output("line 0000")
+        assert (await world.task_of(run_id))["lastStatus"] == "RUNNING"
+
+
+async def test_nothing_is_streamed_unless_asked_for(world: World) -> None:
+    async with world.worker() as process:
+        run_id = await world.run("RUNNING", "print=5", "COMPLETED", **(STREAMED | {"stream_output": False}))
+        await world.admin.wait_for_state(run_id, "COMPLETED")
+        await process.wait_for_output("the run is Completed")
+        assert await process.stop() == 0
+    assert "line 0000" not in process.output
+
+
+async def test_task_status_is_told_in_the_runs_logs(world: World) -> None:
+    async with world.worker():
+        run_id = await world.run("RUNNING", "sleep=2", "COMPLETED")
+        told: list[str] = []
+
+        async def stopped() -> bool:
+            told[:] = [line["message"] for line in await world.admin.logs(run_id)]
+            return any("STOPPED" in message for message in told)
+
+        await wait_until(stopped)
+    task_id = (await world.task_of(run_id))["taskArn"].rpartition("/")[2]
+    assert any("RUNNING" in message and task_id in message for message in told)
+    assert len(told) == len(set(told))

@@ -10,12 +10,12 @@ from arena import SERVER
 from servers.prefect import prefect_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from servers.prefect import PrefectServer
 
-_TABLES = pytest.StashKey[list[tuple[str, str]]]()
+_TABLE = "table: "
 
 
 @pytest.fixture(scope="session")
@@ -32,12 +32,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
-def tables(request: pytest.FixtureRequest) -> list[tuple[str, str]]:
-    """Titles and texts put here are shown at the end of the session, also when all went well."""
-    return request.config.stash.setdefault(_TABLES, [])
+def show(record_property: Callable[[str, object], None]) -> Callable[[str, str], None]:
+    """`show(title, text)` at the end of the session, also when all went well, and from pytest-xdist's processes."""
+    return lambda title, text: record_property(_TABLE + title, text)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for title, text in config.stash.get(_TABLES, []):
-        terminalreporter.section(title)
-        terminalreporter.write_line(text)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    for report in reports:
+        for name, text in report.user_properties if report.when == "call" else ():
+            if name.startswith(_TABLE):
+                terminalreporter.section(name.removeprefix(_TABLE))
+                terminalreporter.write_line(str(text))

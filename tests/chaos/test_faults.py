@@ -107,6 +107,7 @@ async def test_the_other_calls_may_fail_too(arena: Arena) -> None:
 
 
 async def test_lost_answers_of_an_outage_leave_one_task_each(arena: Arena) -> None:
+    # Many have ended before their launch is answered; to call them Pending again would lose their end.
     runs = [await arena.run() for _ in range(20)]
     arena.aws.fault(fault(What.LOST_AFTER, action="RunTask", end=12))
     arena.worker("worker")

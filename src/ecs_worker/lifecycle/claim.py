@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FRESH = 10.0
+"""Seconds that a claim is repeated for want of an answer. The server lets an ended run become Pending again, so a claim
+must be over before another worker could have claimed the run and its container ended it: tasks take longer to start."""
+
 CLAIMED_BY = "Claimed by ecs-worker "
 """What a claim's state message begins with; the worker's name follows. `adopt` reads it: it is the only word on
 whose claim it is that is written in the same instant as the claim."""
@@ -81,7 +85,7 @@ class Claim:
             transition_id=run.claim_id,
         )
         try:
-            answer = await self._api.propose_state(run.run_id, state)
+            answer = await self._api.propose_state(run.run_id, state, patience_seconds=FRESH)
         except PrefectNotFound:
             log.info("%s was deleted before it could be claimed.", run.name)
             return None

@@ -222,12 +222,15 @@ class Launch:
         seconds = state.next_action.sleep if state.next_action else 0
         self._feed.tell(held.run, f"The launch waits {seconds:.0f} s: {again}", level=logging.WARNING)
         kind = again.verdict.kind if isinstance(again, _Again) else None
-        if kind is held.waits_for:
+        # A container may have ended the run by now, and the server lets an ended run become Pending again.
+        if kind is held.waits_for or held.uncertain:
             return
         held.waits_for = kind
         waiting = ProposedState(StateType.PENDING, WAITING, message=f"The launch waits: {again}")
         try:
-            await self._api.propose_state(held.run.run_id, waiting)  # 2.20 refuses sub-states; the log has it
+            run = await self._api.read_run(held.run.run_id)
+            if run is not None and run.state_type is StateType.PENDING:  # users may have ended it, too
+                await self._api.propose_state(held.run.run_id, waiting)  # 2.20 refuses sub-states; the log has it
         except PrefectError as error:
             log.debug("%s: its state doesn't say what it waits for: %s", held.run.name, error)
 

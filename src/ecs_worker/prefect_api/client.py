@@ -140,13 +140,16 @@ class PrefectClient:
             runs = await self._limited(path, body, limit, _polled)
         return runs[:limit]
 
-    async def propose_state(self, run_id: UUID, state: ProposedState, *, force: bool = False) -> Orchestration:
+    async def propose_state(
+        self, run_id: UUID, state: ProposedState, *, force: bool = False, patience_seconds: float | None = None
+    ) -> Orchestration:
         """Propose a state. Retries repeat the very same request, so that its transition id identifies it.
 
         After PrefectUnreachable or PrefectUnavailable the state may have been taken: propose the same again.
         """
         body = {"state": state.to_json(run_id), "force": force}
-        return await self.transport.post(f"/flow_runs/{run_id}/set_state", body, Orchestration.from_json)
+        path = f"/flow_runs/{run_id}/set_state"
+        return await self.transport.post(path, body, Orchestration.from_json, patience_seconds=patience_seconds)
 
     async def read_run(self, run_id: UUID) -> FlowRun | None:
         """The flow run, or None when it has been deleted."""

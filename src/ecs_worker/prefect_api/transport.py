@@ -106,21 +106,26 @@ class Transport:
         """What `read` makes of the JSON answer to a GET."""
         return _read(await self._request("GET", path, None), read)
 
-    async def post(self, path: str, body: Any, read: Callable[[Any], _T]) -> _T:
-        """What `read` makes of the JSON answer to a POST."""
-        return _read(await self._request("POST", path, body), read)
+    async def post(
+        self, path: str, body: Any, read: Callable[[Any], _T], *, patience_seconds: float | None = None
+    ) -> _T:
+        """What `read` makes of the JSON answer to a POST. `patience_seconds` overrides the client's own."""
+        return _read(await self._request("POST", path, body, patience_seconds), read)
 
     async def tell(self, method: str, path: str, body: Any) -> None:
         """Send a body; the answer says no more than that it worked."""
         await self._request(method, path, body)
 
-    async def _request(self, method: str, path: str, body: Any) -> httpx.Response:
+    async def _request(
+        self, method: str, path: str, body: Any, patience_seconds: float | None = None
+    ) -> httpx.Response:
         # Encoded once: every attempt sends the very same bytes, which is what makes claims idempotent.
         content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         if method != "GET":
             await self._ensure_csrf()
         try:
-            return await _retrying(self._patience_seconds)(self._attempt, method, path, content)
+            patience = self._patience_seconds if patience_seconds is None else patience_seconds
+            return await _retrying(patience)(self._attempt, method, path, content)
         except _Again as again:
             raise again.error from again.__cause__
 

@@ -7,12 +7,15 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random
 
 from ecs_worker.errors import (
     PrefectError,
     PrefectNotFound,
     PrefectRejected,
     PrefectUnauthorized,
+    PrefectUnavailable,
+    PrefectUnreachable,
     UserError,
 )
 from ecs_worker.job.variables import default_base_job_template
@@ -56,9 +59,13 @@ class Heartbeat:
         try:
             with anyio.fail_after(PATIENCE):
                 await self._reach()
-            self._pool = await self._find_or_create(template)
-            self.worker_id = await self._beat()
-            self.server_version = await self._api.server_version()
+            busy = AsyncRetrying(
+                retry=retry_if_exception_type((PrefectUnavailable, PrefectUnreachable)),
+                wait=wait_random(1, 3),
+                stop=stop_after_delay(PATIENCE),
+                reraise=True,
+            )
+            await busy(self._introduce, template)
         except TimeoutError:
             raise UserError(
                 f"The Prefect API at {self._api_url} did not answer within {PATIENCE:.0f} s. "
@@ -98,6 +105,11 @@ class Heartbeat:
     async def _beat(self) -> UUID | None:
         settings = self._settings
         return await self._api.heartbeat(settings.pool, settings.name, settings.heartbeat_seconds)
+
+    async def _introduce(self, template: Mapping[str, Any] | None) -> None:
+        self._pool = await self._find_or_create(template)
+        self.worker_id = await self._beat()
+        self.server_version = await self._api.server_version()
 
     async def _reach(self) -> None:
         """Wait until the server answers at all; it may start at the same time as this worker."""

@@ -33,7 +33,9 @@ class S3(Service):
                 return None
             raise
         body: Any = answer["Body"]
+        content = b""
         with translated("GetObject"):
             async with body:
-                content: bytes = await body.read(most)
+                while len(content) < most and (part := await body.read(most - len(content))):
+                    content += part  # what has arrived so far
         return S3Object(str(answer.get("ETag", "")), content)

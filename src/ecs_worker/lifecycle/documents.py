@@ -26,9 +26,9 @@ _S3 = "s3://"
 class Documents:
     """Reads YAML and JSON by path: of this machine, or `s3://bucket/key` with the worker's own credentials."""
 
-    def __init__(self, aws: Aws) -> None:
+    def __init__(self, aws: Aws, fresh: float = FRESH) -> None:
         self._aws = aws
-        self._fresh: Lookups[str, Any] = Lookups(FRESH)
+        self._fresh: Lookups[str, Any] = Lookups(fresh)
         self._kept: Lookups[str, tuple[object, Any]] = Lookups(float("inf"), most=100)
 
     async def read(self, source: str, path: str) -> Any:

@@ -200,15 +200,15 @@ async def logs(bench: Bench, kind: Kind, *, streams: int, per_second: float, sec
                 return read.count >= expected
 
             ended = await until(all_read, 3 * seconds + 60, f"{expected} lines are repeated", every=0.1)
+            took = time.time() - min(stream.created for task in stage.aws.launched for stream in task.streams)
             used = worker.look()[1] - cpu
             await asyncio.sleep(10)  # lines that come twice come by the next sweep
             read.more()
             counted, delays = read.result(
                 {s.name: s.created for t in stage.aws.launched for s in t.streams}, per_second
             )
-            first = min(s.created for t in stage.aws.launched for s in t.streams)
             return {
-                "lines_per_s": expected / (ended - begun - max(0.0, first - time.time())),
+                "lines_per_s": expected / took,
                 "missing": float(expected - len(counted)),
                 "doubled": float(sum(counted.values()) - len(counted)),
                 "delay_s": delays[len(delays) // 2],

@@ -8,7 +8,7 @@ PREFECT2 := .venv-prefect2
 PEER := .venv-peer
 BIN := $(VENV)/bin
 
-.PHONY: demo test soak check format docs clean
+.PHONY: demo test soak bench soak-memory check format docs clean
 
 demo: $(VENV)/.done ## see the worker do its main job, in about a minute
 	$(BIN)/ecs-worker demo
@@ -24,7 +24,7 @@ bench: $(VENV)/.done $(PEER)/.done ## side by side with prefect-aws; BENCH="--on
 	PYTHONPATH=tests $(BIN)/python -m benchmarks --peer $(PEER)/bin/prefect $(BENCH)
 
 soak-memory: $(VENV)/.done ## thirty minutes of many short runs: memory stays flat
-	SOAK_MINUTES=30 $(BIN)/python -m pytest tests/scale/test_soak.py --timeout 2400 -s
+	SOAK_MINUTES=30 $(BIN)/python -m pytest tests/scale/test_memory.py --timeout 2400 -s
 
 check: $(VENV)/.done ## lint, types, layers
 	$(BIN)/ruff format --check .

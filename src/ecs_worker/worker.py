@@ -167,8 +167,8 @@ class Worker:
 
     # -- the way of a run
 
-    def _send_scheduled(self, scheduled: FlowRun) -> None:
-        self._launches.start_soon(self._carry, scheduled)
+    def _send_scheduled(self, scheduled: FlowRun, polled_at: float) -> None:
+        self._launches.start_soon(self._carry, scheduled, polled_at)
 
     def _send_held(self, held: Held) -> None:
         if self.stopping.is_set():
@@ -176,9 +176,9 @@ class Worker:
         else:
             self._launches.start_soon(self._bring_up, held)
 
-    async def _carry(self, scheduled: FlowRun) -> None:
+    async def _carry(self, scheduled: FlowRun, polled_at: float) -> None:
         """A scheduled run's way up to its task."""
-        held = await self._claim.once(scheduled)
+        held = await self._claim.once(scheduled, polled_at)
         if held is not None:
             await self._bring_up(held)
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ecs_worker.errors import AwsError, JobInvalid, PrefectError, PrefectNotFound, UserError
-from ecs_worker.lifecycle.claim import claimant
+from ecs_worker.lifecycle.claim import claimant, ended_before, take_back
 from ecs_worker.lifecycle.launch import WORKER_LABEL
 from ecs_worker.lifecycle.ledger import Held
 from ecs_worker.lifecycle.report import task_of
@@ -192,9 +192,15 @@ class Adopt:
         if (holder := run.labels.get(WORKER_LABEL)) in live and holder != self._settings.name:
             return  # a live worker launched it, or took it up; no need to read its history
         try:
-            claim = latest_claim(await self._api.state_history(run.id), datetime.now(UTC))
+            states = await self._api.state_history(run.id)
+            claim = latest_claim(states, datetime.now(UTC))
             if not mine(run, claim, live, self._settings.name, settle=self._settings.settle_seconds):
                 return
+            if claim is not None and run.state_type is StateType.PENDING:
+                end = ended_before(states, claim.claim_id)
+                if end is not None:  # its worker died before it could take that back
+                    await take_back(self._api, as_held(run, claim).run, end)
+                    return
             named = run.infrastructure_pid is not None and "::" in run.infrastructure_pid
             if named and (claim is None or claim.worker is None or claim.first):
                 await self._watch_task(run, claim)

@@ -8,6 +8,7 @@ the claim id stands in the run's state, where `adopt` reads it.
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -17,6 +18,9 @@ from ecs_worker.model import ClaimedRun
 from ecs_worker.prefect_api.schemas import ProposedState, StateType, Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
     from ecs_worker.lifecycle.ledger import Ledger
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.prefect_api.schemas import FlowRun, Orchestration, RunState
@@ -24,8 +28,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FRESH = 10.0
-"""Seconds that a claim is repeated for want of an answer. The server lets an ended run become Pending again, so a claim
-must be over before another worker could have claimed the run and its container ended it: tasks take longer to start."""
+"""Seconds after its poll that a run may still be claimed, and a claim be repeated for want of an answer."""
+DOUBTFUL = 2.0
+"""Seconds from the poll to the claim's answer, after which another worker's task may have ended the run in between.
+The server lets an ended run become Pending again, so the run's history is asked then."""
 
 CLAIMED_BY = "Claimed by ecs-worker "
 """What a claim's state message begins with; the worker's name follows. `adopt` reads it: it is the only word on
@@ -47,11 +53,13 @@ class Claim:
         self._ledger = ledger
         self._worker = worker
 
-    async def once(self, scheduled: FlowRun) -> Held | None:
-        """The run as held, or None if it isn't ours: another worker's, not due, deleted.
+    async def once(self, scheduled: FlowRun, polled_at: float) -> Held | None:
+        """The run as held, or None if it isn't ours: another worker's, not due, deleted, or ended meanwhile.
 
-        Only for a run from a poll just made: a run that crashed since would be claimed again.
+        `polled_at`: when the poll that told of it was sent (monotonic).
         """
+        if time.monotonic() - polled_at > FRESH:
+            return None  # the next poll tells whether it is still there
         run = ClaimedRun(
             run_id=scheduled.id,
             name=scheduled.name,
@@ -67,6 +75,8 @@ class Claim:
         state = None
         try:
             state = await self._propose(run)
+            if state is not None and time.monotonic() - polled_at > DOUBTFUL and await self._undone(run):
+                state = None
         finally:
             if state is None:
                 self._ledger.drop(held)
@@ -97,6 +107,35 @@ class Claim:
             return answer.state
         log.debug("%s is not ours: %s %s", run.name, answer.status, answer.reason)
         return None
+
+    async def _undone(self, run: ClaimedRun) -> bool:
+        """Whether the claim turned out to be of a run that had ended, and is taken back (or left to `adopt`)."""
+        try:
+            end = ended_before(await self._api.state_history(run.run_id), run.claim_id)
+            if end is not None:
+                await take_back(self._api, run, end)
+        except PrefectError as error:
+            # Still Pending with our name: `adopt` asks the same question before it launches anything.
+            log.warning("Whether %s had ended before its claim is not known yet: %s", run.name, error)
+            return True
+        return end is not None
+
+
+def ended_before(states: Sequence[RunState], claim_id: UUID) -> RunState | None:
+    """The final state that a claim has overwritten; None if it was a claim of a scheduled run, as it should be."""
+    before: RunState | None = None
+    for state in states:
+        if state.transition_id == claim_id:
+            return before if before is not None and before.type.final else None
+        before = state
+    return None
+
+
+async def take_back(api: PrefectClient, run: ClaimedRun, end: RunState) -> None:
+    """Give a run that was claimed after its end the end again. Raises PrefectError."""
+    log.info("%s had ended %s before it was claimed; it stays so.", run.name, end.name)
+    again = ProposedState(end.type, end.name, end.message, data=end.data)
+    await api.propose_state(run.run_id, again, force=True)  # the rules of Pending don't lead back
 
 
 def is_ours(answer: Orchestration, run: ClaimedRun) -> bool:

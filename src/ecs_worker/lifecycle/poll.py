@@ -32,7 +32,7 @@ class Poll:
     """`send` starts a run on its way and returns at once."""
 
     def __init__(
-        self, api: PrefectClient, ledger: Ledger, settings: WorkerSettings, send: Callable[[FlowRun], None]
+        self, api: PrefectClient, ledger: Ledger, settings: WorkerSettings, send: Callable[[FlowRun, float], None]
     ) -> None:
         self._api = api
         self._ledger = ledger
@@ -58,6 +58,7 @@ class Poll:
         free = self._ledger.free
         if free == 0:
             return True
+        sent = time.monotonic()
         before = datetime.now(UTC) + timedelta(seconds=self._settings.prefetch_seconds)
         found = await self._api.scheduled_runs(
             self._settings.pool, queues=self._settings.work_queues, before=before, limit=free
@@ -65,7 +66,7 @@ class Poll:
         self.last = time.monotonic()
         fresh = [run for run in found if run.id not in self._ledger]
         for run in fresh[:free]:
-            self._send(run)
+            self._send(run, sent)
         return len(found) >= free
 
     async def _poll_or_warn(self) -> bool:

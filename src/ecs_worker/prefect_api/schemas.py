@@ -59,6 +59,7 @@ class RunState:
     transition_id: UUID | None = None
     scheduled_time: datetime | None = None
     lease_id: UUID | None = None
+    data: Any = field(default=None, repr=False)  # where the result is; only Prefect reads it
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
@@ -73,6 +74,7 @@ class RunState:
             transition_id=_uuid(details.get("transition_id")),
             scheduled_time=_time(details.get("scheduled_time")),
             lease_id=_uuid(details.get("deployment_concurrency_lease_id")),
+            data=raw.get("data"),
         )
 
 
@@ -85,6 +87,7 @@ class ProposedState:
     message: str | None = None
     transition_id: UUID | None = None
     scheduled_time: datetime | None = None
+    data: Any = field(default=None, repr=False)
 
     def to_json(self, run_id: UUID) -> dict[str, Any]:
         """The state as `set_state` takes it. Both server lines know every key."""
@@ -93,7 +96,8 @@ class ProposedState:
             details["transition_id"] = str(self.transition_id)
         if self.scheduled_time is not None:
             details["scheduled_time"] = self.scheduled_time.isoformat()
-        return {"type": self.type, "name": self.name, "message": self.message, "state_details": details}
+        state = {"type": self.type, "name": self.name, "message": self.message, "state_details": details}
+        return state if self.data is None else state | {"data": self.data}
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,12 @@ async def test_each_worker_takes_its_own_pool_only(world: World) -> None:
 async def test_two_workers_launch_each_of_40_runs_once(either_world: World) -> None:
     """The containers outlast the claims, as real ones do: Prefect lets an ended run become Pending again."""
     world = either_world
+    await world.pause()
     runs = await world.admin.create_runs(await world.deploy("RUNNING", "sleep=15", "COMPLETED"), 40)
     async with world.worker(name="one") as one, world.worker(name="two") as two:
+        for each in (one, two):
+            await each.wait_for_output("takes flow runs")
+        await world.resume()
         await world.all_are(runs, "COMPLETED", seconds=120)
         assert await one.stop() == 0
         assert await two.stop() == 0
@@ -90,7 +94,7 @@ async def test_run_once_without_runs_exits(world: World) -> None:
 
 
 async def test_paused_pool_launches_nothing_until_it_goes_on(world: World) -> None:
-    await world.admin.call("PATCH", f"/work_pools/{world.pool}", json={"is_paused": True})
+    await world.pause()
     run_id = await world.run("RUNNING", "COMPLETED")
     async with world.worker("--log-level", "debug") as process:
         await process.wait_for_output("takes flow runs")
@@ -101,5 +105,5 @@ async def test_paused_pool_launches_nothing_until_it_goes_on(world: World) -> No
 
         await wait_until(beaten)
         assert (await world.admin.read_run(run_id))["state_type"] == "SCHEDULED"
-        await world.admin.call("PATCH", f"/work_pools/{world.pool}", json={"is_paused": False})
+        await world.resume()
         await world.admin.wait_for_state(run_id, "COMPLETED")

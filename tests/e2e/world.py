@@ -91,6 +91,13 @@ class World:
         """A run, due now, of a deployment of its own; its id."""
         return await self.admin.create_run(await self.deploy(*command, job_variables=job_variables))
 
+    async def pause(self) -> None:
+        """Pause the work pool: the server then gives its workers no runs."""
+        await self.admin.call("PATCH", f"/work_pools/{self.pool}", json={"is_paused": True})
+
+    async def resume(self) -> None:
+        await self.admin.call("PATCH", f"/work_pools/{self.pool}", json={"is_paused": False})
+
     # -- what runs
 
     async def tasks(self, cluster: str | None = None) -> list[dict[str, Any]]:

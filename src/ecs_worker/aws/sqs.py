@@ -10,7 +10,7 @@ from ecs_worker.aws.service import Service
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-AT_ONCE = 10  # messages; ReceiveMessage and the batch calls take no more
+PER_REQUEST = 10  # messages; ReceiveMessage and the batch calls take no more
 LONG_POLL = 20  # seconds; the longest that ReceiveMessage waits for a first message
 
 
@@ -45,7 +45,7 @@ class Sqs(Service):
         answer = await self._call(
             "ReceiveMessage",
             QueueUrl=url,
-            MaxNumberOfMessages=AT_ONCE,
+            MaxNumberOfMessages=PER_REQUEST,
             WaitTimeSeconds=wait,
             MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
         )

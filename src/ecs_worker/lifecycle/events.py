@@ -22,7 +22,7 @@ from uuid import UUID
 import anyio
 
 from ecs_worker.aws.ecs import task_facts
-from ecs_worker.aws.sqs import LONG_POLL
+from ecs_worker.aws.sqs import LONG_POLL, PER_REQUEST
 from ecs_worker.errors import EcsWorkerError
 from ecs_worker.model import AwsTarget, TaskFacts
 
@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 STALE = 300.0  # seconds; whoever watches the task knows better by now, so nobody needs the message
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds, while the queue can't be read
 IDLE_PAUSE = 1.0  # seconds, about, after messages that were all others': they get them, and nobody spins
+GATHER = 0.5  # seconds for more to come, once fewer are there than a request takes: each costs CPU and money
 AT_ONCE = 10  # batches whose messages are being deleted or given back while more are received
 
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d+")
@@ -90,6 +91,8 @@ class Events:
                 answers.start_soon(self._answer, sqs, url, fates, room)
                 if messages and not fates[Fate.DELETE]:
                     await anyio.sleep(IDLE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not cryptography
+                elif len(messages) < PER_REQUEST:
+                    await anyio.sleep(GATHER)
 
     async def _find(self, sqs: Sqs) -> str:
         return self._queue if "://" in self._queue else await sqs.queue_url(self._queue)

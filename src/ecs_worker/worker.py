@@ -11,6 +11,7 @@ The way of a flow run, one module of `lifecycle/` for each step:
   `launch` calls RunTask. These three run side by side for up to `max_launching` runs.
 - `watch` sweeps over all launched tasks; `report` tells the ends that the runs can't tell themselves.
 - `cancel`, `cleanup` and `adopt` look at the server's side; `logs` and `feed` carry lines.
+- `events` hears of tasks sooner than `watch` looks; `announce` tells Prefect's event feed.
 
 Every loop runs under the root group: one that ends unexpectedly ends the worker, and ECS starts it anew. Stopping
 takes two steps: first no more is taken in, then open launches get their time. Tasks keep running and are adopted.

@@ -24,6 +24,8 @@ from ecs_worker.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pydantic.fields import FieldInfo
+
 _S = TypeVar("_S", bound=BaseSettings)
 
 # Names that never pass from the worker's environment into a container: they describe this machine or this
@@ -360,10 +362,14 @@ def load(settings: type[_S], **given: Any) -> _S:
         return settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         prefix = settings.model_config.get("env_prefix", "")
-        raise UserError(" ".join(_sentence(prefix, dict(problem), given) for problem in error.errors())) from None
+        raise UserError(
+            " ".join(_sentence(prefix, dict(problem), given, settings.model_fields) for problem in error.errors())
+        ) from None
 
 
-def _sentence(prefix: str, problem: dict[str, Any], given: Mapping[str, object]) -> str:
+def _sentence(
+    prefix: str, problem: dict[str, Any], given: Mapping[str, object], fields: Mapping[str, FieldInfo]
+) -> str:
     field = str(problem["loc"][0]) if problem["loc"] else ""
     variable = f"{prefix}{field}".upper()
     option = _OPTIONS.get(field) or f"--{field.replace('_', '-')}"
@@ -373,5 +379,7 @@ def _sentence(prefix: str, problem: dict[str, Any], given: Mapping[str, object])
     reason = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{place} {reason}."
+    if problem["type"] == "string_pattern_mismatch":
+        return f"{place} is {problem['input']!r}, which can't be used: {fields[field].description}"
     shown = "" if "secret" in field or "key" in field or field == "env" else f" is {problem['input']!r}:"
     return f"{place}{shown} {reason[0].lower()}{reason[1:]}."

@@ -236,7 +236,8 @@ class Worker:
                 return
             if task is not None:
                 self._launch.settle(held, task)
-                return  # `watch` writes its name on the run, and `cancel` stops it if need be
+                await self._launch.write_identifier(held)
+                return  # `watch` has it from here, and `cancel` stops it if need be
         if held.cancelling_since is not None:
             await self._report.cancel(held)
         elif isinstance(error, LaunchFailed | UserError):

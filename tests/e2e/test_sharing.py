@@ -48,10 +48,9 @@ async def test_each_worker_takes_its_own_pool_only(world: World) -> None:
 
 
 async def test_two_workers_launch_each_of_40_runs_once(either_world: World) -> None:
-    """The containers outlast the claims, as real ones do: Prefect lets an ended run become Pending again."""
     world = either_world
     await world.pause()
-    runs = await world.admin.create_runs(await world.deploy("RUNNING", "sleep=15", "COMPLETED"), 40)
+    runs = await world.admin.create_runs(await world.deploy("RUNNING", "sleep=5", "COMPLETED"), 40)
     async with world.worker(name="one") as one, world.worker(name="two") as two:
         for each in (one, two):
             await each.wait_for_output("takes flow runs")

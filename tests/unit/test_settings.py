@@ -44,7 +44,11 @@ def test_options_win_over_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ECS_WORKER_LIMIT", "0", "ECS_WORKER_LIMIT is '0': input should be greater than or equal to 1."),
         ("ECS_WORKER_LIMIT", "many", "ECS_WORKER_LIMIT is 'many': input should be a valid integer"),
         ("ECS_WORKER_TYPE", "process", "ECS_WORKER_TYPE is 'process', but this worker only serves pools of type 'ecs'"),
-        ("ECS_WORKER_NAME", "a/b", "ECS_WORKER_NAME is 'a/b'"),
+        (
+            "ECS_WORKER_NAME",
+            "a/b",
+            "ECS_WORKER_NAME is 'a/b', which can't be used: This worker's name, shown in the Prefect UI; '/' and",
+        ),
         ("ECS_WORKER_HEALTH_ADDRESS", "8080", "ECS_WORKER_HEALTH_ADDRESS is '8080'; it should be HOST:PORT"),
         ("ECS_WORKER_LOG_LEVEL", "loud", "ECS_WORKER_LOG_LEVEL is 'LOUD'"),
     ],

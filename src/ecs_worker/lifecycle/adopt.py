@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 EVERYTHING = 900.0  # seconds between two looks at all runs of the pool, while no worker goes
 UNSETTLED = (StateType.PENDING, StateType.CANCELLING)
 AT_ONCE = 10  # runs taken up at the same time
+READ_AT_ONCE = 200  # the server's page
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,16 +175,19 @@ class Adopt:
         live = frozenset(worker.name for worker in online if worker.status == "ONLINE") | {self._settings.name}
         everything = bool(self._live - live) or time.monotonic() - self._looked_at_all >= EVERYTHING
         states = (*UNSETTLED, StateType.RUNNING) if everything else UNSETTLED
-        orphans = [run for run in await self._api.runs(pool=pool, states=states) if run.id not in self._ledger]
+        orphans = [run_id for run_id in await self._api.run_ids(pool=pool, states=states) if run_id not in self._ledger]
         limiter = anyio.CapacityLimiter(AT_ONCE)
 
         async def consider(run: FlowRun) -> None:
             async with limiter:
                 await self._consider(run, live)
 
-        async with anyio.create_task_group() as looks:
-            for run in orphans:
-                looks.start_soon(consider, run)
+        # A few at a time are read whole: a dead worker may have left ten thousand.
+        for start in range(0, len(orphans), READ_AT_ONCE):
+            some = orphans[start : start + READ_AT_ONCE]
+            async with anyio.create_task_group() as looks:
+                for run in await self._api.runs(pool=pool, states=states, ids=some):
+                    looks.start_soon(consider, run)
         self._live = live
         if everything:
             self._looked_at_all = time.monotonic()
@@ -258,4 +262,6 @@ class Adopt:
         self._launch.settle(held, task)
         self._ledger.counts["adopted"] += 1
         self._feed.tell(held.run, f"ECS task {task.task_id} is watched by worker {self._settings.name} from now on.")
+        if not held.identifier_written:
+            await self._launch.write_identifier(held)
         await self._launch.write_labels(held)

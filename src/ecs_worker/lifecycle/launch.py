@@ -117,9 +117,8 @@ class Launch:
         self._ledger.counts["launched"] += 1
         self._announce.launched(held)
         self._feed.tell(held.run, f"ECS task {task.task_id} is {task.last_status or 'PROVISIONING'}: {task.arn}")
-        async with anyio.create_task_group() as both:
-            both.start_soon(self.write_identifier, held)
-            both.start_soon(self.write_labels, held)
+        await self.write_identifier(held)
+        await self.write_labels(held)  # not at the same time: both change one row, and SQLite refuses one of them
 
     async def find(self, held: Held) -> TaskFacts | None:
         """The task that the run's claim launched, if ECS has one: the newest, when there were several attempts.

@@ -86,20 +86,13 @@ class Watch:
         self._announce = announce
         self._settings = settings
         self._budgets: dict[AwsTarget, Budget] = {}
-        self._hurry = anyio.Event()
         self.late = 0.0
         """How many seconds behind its time the task is that waits longest to be looked at."""
-
-    def hurry(self) -> None:
-        """Something is known to have changed: don't wait for the next look."""
-        self._hurry.set()
 
     async def run(self) -> None:
         """Sweep for ever."""
         while True:
-            self._hurry = anyio.Event()
-            with anyio.move_on_after(min(TICK, self._settings.watch_seconds / 2)):
-                await self._hurry.wait()
+            await anyio.sleep(min(TICK, self._settings.watch_seconds / 2))
             await self.once()
 
     async def once(self) -> None:

@@ -95,12 +95,12 @@ class Transport:
         await self._client.__aexit__(kind, error, trace)
 
     async def answers(self) -> bool:
-        """Whether the API says that it is healthy: one attempt, no authentication."""
+        """Whether the API answers, be it that there is nothing at this URL: one attempt, no authentication."""
         try:
             response = await self._client.get(f"{self.base_url}/health")
         except httpx.TransportError:
             return False
-        return response.status_code == httpx.codes.OK
+        return response.status_code < httpx.codes.INTERNAL_SERVER_ERROR
 
     async def get(self, path: str, read: Callable[[Any], _T]) -> _T:
         """What `read` makes of the JSON answer to a GET."""

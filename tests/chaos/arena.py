@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
@@ -20,6 +19,7 @@ from simulator import AwsSimulator, ChaosProxy
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
     from types import TracebackType
 
     from servers.prefect import PrefectServer

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from arena import SERVER
 
+from chaos.arena import SERVER
 from servers.prefect import prefect_server
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from arena import SERVER, Arena
 
+from chaos.arena import SERVER, Arena
 from servers.prefect import prefect_server
 from simulator import FlowScript, TaskScript, What, fault
 

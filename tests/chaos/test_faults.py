@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from arena import WORKERS, Arena
 
+from chaos.arena import WORKERS, Arena
 from simulator import Fault, FlowScript, Limit, ScriptRule, TaskScript, What, fault
 
 if TYPE_CHECKING:
@@ -221,8 +221,7 @@ async def test_sigterm_with_two_hundred_claims_loses_none(arena: Arena) -> None:
     arena.aws.ecs.scripts.default = TaskScript(running=None, flow=FlowScript(seconds=0))
     runs = await _create(arena, number)
     arena.aws.fault(fault(What.THROTTLE, action="RunTask", nth=tuple(range(20, 10_000))))
-    env = {"ECS_WORKER_MAX_LAUNCHING": str(number), "ECS_WORKER_STOP_SECONDS": f"{deadline:.0f}"}
-    worker = arena.worker("worker", **env)
+    worker = arena.worker("worker", ECS_WORKER_MAX_LAUNCHING=str(number), ECS_WORKER_STOP_SECONDS=str(deadline))
 
     async def claimed() -> bool:
         return arena.proxy.director.count(CLAIM, WORKERS) >= number
@@ -231,7 +230,7 @@ async def test_sigterm_with_two_hundred_claims_loses_none(arena: Arena) -> None:
     worker.terminate()
     assert await worker.wait(deadline + 4) == 0  # it has 30 s on ECS
     arena.aws.director.clear()
-    arena.worker("other", **env)
+    arena.worker("other")
     await all_complete_once(arena, runs, seconds=150)
 
 

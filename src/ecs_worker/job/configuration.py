@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ecs_worker.settings import JobDefaults
 
+_LONGEST_SHOWN = 80  # characters of a value in a message
 DEFAULT_COMMAND = "prefect flow-run execute"
 # Field names whose values never stand in a message.
 _SECRET = re.compile(r"secret|token|key|passw|auth|credential|env", re.IGNORECASE)
@@ -346,8 +347,10 @@ def _sentence(problem: Any, rendered: Mapping[str, Any], came_from: Mapping[str,
 
 
 def _short(value: Any) -> str:
-    """A value in a message: a dict or list only by its type, as it may hold anything."""
-    return f"a {type(value).__name__}" if isinstance(value, dict | list) else repr(value)[:80]
+    """A value in a message: a dict or list only by its type, as it may hold anything, and no part of a long text."""
+    if isinstance(value, dict | list):
+        return f"a {type(value).__name__}"
+    return repr(value) if len(str(value)) <= _LONGEST_SHOWN else f"a text of {len(str(value))} characters"
 
 
 @dataclass(frozen=True, slots=True)

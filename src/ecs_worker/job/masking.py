@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MASK = "********"
 _SECRET = re.compile(r"secret|token|key|passw|pwd|auth|credential|headers|private|dsn", re.IGNORECASE)
 _PASSWORD_IN_URL = re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]+@")
 # Maps of free names to texts that ECS hands to drivers and to Docker.
 _MAPS = {"options", "driverOpts", "dockerLabels"}
+
+
+class Hidden:
+    """Texts that came out of blocks and Prefect variables: no message may repeat them."""
+
+    def __init__(self, *sources: Any) -> None:
+        found = {text.strip() for source in sources for text in _texts(source)} - {""}
+        # As they are, and as Python quotes them; the longer first, as one may hold another.
+        forms = sorted(found | {repr(text)[1:-1] for text in found}, key=len, reverse=True)
+        patterns = [re.escape(text) if len(text) >= _LONG else rf"(?<!\w){re.escape(text)}(?!\w)" for text in forms]
+        self._pattern = re.compile("|".join(patterns)) if patterns else None
+
+    def hide(self, message: str) -> str:
+        """The message with ******** in their place."""
+        return self._pattern.sub(MASK, message) if self._pattern else message
+
+
+_LONG = 8  # characters; what is shorter is only hidden where it stands alone, lest it be found in other words
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
 
 
 def masked(request: Any) -> Any:

@@ -13,13 +13,13 @@ from ecs_worker.job.configuration import JobConfiguration
 class AwsCredentials(BaseModel):
     """An `aws-credentials` block. Prefect's UI offers the stored ones; the job then refers to the chosen one."""
 
+    # Were other properties allowed, Prefect 3 would refuse a reference to a block: it would be a block itself, too.
     model_config = ConfigDict(
-        extra="allow",
+        extra="forbid",
         json_schema_extra={
             "block_type_slug": "aws-credentials",
             "block_schema_references": {},
             "secret_fields": ["aws_secret_access_key"],
-            "additionalProperties": True,
         },
     )
 

@@ -22,6 +22,7 @@ from ecs_worker.job.configuration import (
     render_configuration,
 )
 from ecs_worker.job.documents import derived, ignored_variables, paths, with_default_arguments, with_documents
+from ecs_worker.job.masking import Hidden
 from ecs_worker.job.requests import (
     flow_container_name,
     log_streams,
@@ -157,8 +158,8 @@ async def render_job(
     `deployed` are the deployment's job variables; the run's own are in `context`. Raises JobInvalid with every
     problem that could be found, and what `sources` raise.
     """
-    job, problems = await assemble(template, deployed, context, sources)
-    problems += problems_of(job)
+    job, problems, hidden = await assemble(template, deployed, context, sources)
+    problems += map(hidden.hide, problems_of(job))
     if problems:
         raise JobInvalid(problems)
     return job
@@ -166,14 +167,16 @@ async def render_job(
 
 async def assemble(
     template: Mapping[str, Any], deployed: Mapping[str, Any], context: FlowRunContext, sources: Sources
-) -> tuple[Job, list[str]]:
+) -> tuple[Job, list[str], Hidden]:
     """A job as far as it can be made, and the problems on the way; values that can't be used are left out of it.
+
+    With it comes what no message may tell: the values of blocks and variables.
 
     Raises JobInvalid, with the problems so far, where nothing can be made without what is wrong.
     """
     came_from = origins(template, deployed, context.run.job_variables)
     variables = merge_job_variables(deployed, context.run.job_variables)
-    rendered = await _resolved(render_configuration(template, variables, os.environ), sources)
+    rendered, hidden = await _resolved(render_configuration(template, variables, os.environ), sources)
     configuration, problems = JobConfiguration.salvage(rendered, came_from)
     try:
         context = replace(context, region=sources.region(configuration.target))
@@ -197,20 +200,22 @@ async def assemble(
         network = network_configuration(need, await sources.network(configuration.target, need)) if need else None
         run_task = prepare_run_task(configuration, context, definition, network)
     except JobInvalid as error:
-        raise JobInvalid([*problems, *error.problems]) from None
-    return Job(configuration, context, definition, run_task, came_from, described), problems
+        raise JobInvalid([hidden.hide(problem) for problem in (*problems, *error.problems)]) from None
+    job = Job(configuration, context, definition, run_task, came_from, described)
+    return job, [hidden.hide(problem) for problem in problems], hidden
 
 
-async def _resolved(rendered: Any, sources: Sources) -> Any:
+async def _resolved(rendered: Any, sources: Sources) -> tuple[Any, Hidden]:
     """The second and third pass of Prefect's templating: blocks, then variables, which blocks may name too."""
     blocks, _ = references(rendered)
-    if blocks:
-        rendered = resolve_blocks(rendered, {block: await sources.block(block) for block in blocks})
+    documents = {block: await sources.block(block) for block in blocks}
+    if documents:
+        rendered = resolve_blocks(rendered, documents)
     _, names = references(rendered)
-    if names:
-        values = {name: await sources.variable(name) for name in names}
+    values = {name: await sources.variable(name) for name in names}
+    if values:
         rendered = resolve_variables(rendered, {name: value for name, value in values.items() if value is not UNSET})
-    return rendered
+    return rendered, Hidden(*documents.values(), values)
 
 
 def _placement(

@@ -152,3 +152,41 @@ def test_bad_custom_headers_are_named(tmp_path: Path, monkeypatch: pytest.Monkey
     profiles(tmp_path, "active = 'a'\n[profiles.a]\nPREFECT_CLIENT_CUSTOM_HEADERS = 'not json'\n")
     with pytest.raises(UserError, match="PREFECT_CLIENT_CUSTOM_HEADERS"):
         load(PrefectSettings)
+
+
+def test_worker_wide_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ECS_WORKER_ENV", '{"A": "1,2", "B": "="}')
+    monkeypatch.setenv("ECS_WORKER_LABELS", "team=data, stage=prod=1")
+    settings = load(WorkerSettings, pool="p", task_definition="s3://bucket/key.yaml")
+    assert settings.env == {"A": "1,2", "B": "="}
+    assert settings.labels == {"team": "data", "stage": "prod=1"}
+    assert load(WorkerSettings, pool="p", env=["C=x,y"]).env == {"C": "x,y"}
+    (tmp_path / "task.yaml").write_text("{}")
+    assert load(WorkerSettings, pool="p", task_definition=str(tmp_path / "task.yaml")).task_definition
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"env": ["hunter2"]}, "--env has an item that is not KEY=VALUE."),
+        ({"labels": ["=x"]}, "--label has an item that is not KEY=VALUE."),
+        ({"run_task_kwargs": "absent.yaml"}, "--run-task-kwargs is 'absent.yaml', but there is no such file"),
+        ({"launch_type": "MOON"}, "--launch-type is 'MOON'"),
+    ],
+)
+def test_worker_wide_defaults_that_can_t_be_used(given: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        load(WorkerSettings, pool="p", **given)
+    assert sentence in str(error.value)
+    assert "hunter2" not in str(error.value)
+
+
+def test_a_broken_variable_does_not_tell_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECS_WORKER_ENV", '{"A": "hunter2"')
+    with pytest.raises(UserError, match=r"^ECS_WORKER_ENV is no JSON object") as error:
+        load(WorkerSettings, pool="p")
+    assert "hunter2" not in str(error.value)
+    monkeypatch.setenv("ECS_WORKER_ENV", '{"A": {"B": "hunter2"}}')
+    with pytest.raises(UserError, match="ECS_WORKER_ENV") as error:
+        load(WorkerSettings, pool="p")
+    assert "hunter2" not in str(error.value)

@@ -9,7 +9,7 @@ import pytest
 
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import FlowRunContext, JobConfiguration, WorkerDefaults, render_configuration
-from ecs_worker.job.documents import derived, ignored_variables, paths, with_documents
+from ecs_worker.job.documents import derived, ignored_variables, paths, with_default_arguments, with_documents
 from ecs_worker.job.requests import prepare_definition, prepare_run_task
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.model import ClaimedRun
@@ -130,3 +130,73 @@ def test_a_derived_definition_changes_a_copy_in_its_own_family() -> None:
     ]
     assert "taskDefinition" not in request
     assert ignored_variables(load({"image": "b"})) == []
+
+
+DEFAULTS = WorkerDefaults(task_definition_path="d", run_task_kwargs_path="k")
+
+
+def with_defaults(
+    variables: dict[str, Any], document: dict[str, Any] | None = None, arguments: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    contents = {"d": document or {}, "k": arguments or {}}
+    configuration = with_documents(load(variables), contents, DEFAULTS)
+    return build(with_default_arguments(configuration, contents, DEFAULTS, None))
+
+
+def test_the_worker_s_documents_hold_where_nobody_says_anything() -> None:
+    document = {"family": "worker", "cpu": "512", "memory": "1024", "containerDefinitions": [SIDE]}
+    arguments = {
+        "platformVersion": "1.4.0",
+        "cluster": "theirs",
+        "overrides": {"taskRoleArn": "role", "containerOverrides": [{"name": "flow", "cpu": 64, "memory": 128}]},
+    }
+    definition, request = with_defaults({}, document, arguments)
+    assert (definition["family"], [item["name"] for item in definition["containerDefinitions"]]) == (
+        "worker",
+        ["side", "flow"],
+    )
+    assert (request["platformVersion"], request["cluster"]) == ("1.4.0", "theirs")
+    [flow] = request["overrides"]["containerOverrides"]
+    assert (flow["name"], flow["cpu"], flow["memory"]) == ("flow", 64, 128)
+
+    definition, request = with_defaults(
+        {"task_definition": {"family": "job"}, "cluster": "mine", "memory": 2048, "cpu": 1024}, document, arguments
+    )
+    assert definition["family"] == "job"
+    assert all(item["name"] != "side" for item in definition["containerDefinitions"])
+    assert (request["platformVersion"], request["cluster"]) == ("1.4.0", "mine")
+    [flow] = request["overrides"]["containerOverrides"]
+    assert (flow["cpu"], flow["memory"]) == (1024, 2048)
+
+
+def test_the_worker_s_arguments_don_t_mix_with_what_excludes_them() -> None:
+    strategy = [{"capacityProvider": "asg", "weight": 1}]
+    network = {"awsvpcConfiguration": {"subnets": ["subnet-w"]}}
+    arguments = {"capacityProviderStrategy": strategy, "networkConfiguration": network, "taskDefinition": "no"}
+    # Our template says FARGATE: that is the pool's word.
+    _, request = with_defaults({"subnets": ["subnet-j"]}, {}, arguments)
+    assert request["launchType"] == "FARGATE"
+    assert "capacityProviderStrategy" not in request
+    assert request["networkConfiguration"] == {"awsvpcConfiguration": {"subnets": ["subnet-j"]}}
+    _, request = with_defaults({"launch_type": None}, {"networkMode": "awsvpc"}, arguments)
+    assert (request["capacityProviderStrategy"], request["networkConfiguration"]) == (strategy, network)
+    assert "launchType" not in request
+
+
+def test_a_job_that_reuses_a_definition_gets_no_other() -> None:
+    variables = {"task_definition_arn": "theirs:1", "launch_type": "EC2"}
+    configuration = with_documents(load(variables), {"d": {"family": "worker"}}, DEFAULTS)
+    assert configuration.task_definition.get("family") is None
+    described = {"containerDefinitions": [{"name": "app"}]}
+    contents = {"k": {"overrides": {"containerOverrides": [{"name": "app", "memory": 64}]}}}
+    configuration = with_default_arguments(configuration, contents, DEFAULTS, described)
+    request = prepare_run_task(configuration, CONTEXT, described)
+    [flow] = request["overrides"]["containerOverrides"]
+    assert (flow["name"], flow["memory"], flow["command"]) == ("app", 64, ["prefect", "flow-run", "execute"])
+
+
+def test_a_worker_s_document_that_can_t_be_used_is_named_by_its_option() -> None:
+    with pytest.raises(JobInvalid, match=r"--task-definition: d holds no mapping"):
+        with_documents(load({}), {"d": "text"}, DEFAULTS)
+    with pytest.raises(JobInvalid, match=r"--run-task-kwargs: k holds no mapping"):
+        with_default_arguments(load({}), {"k": None}, DEFAULTS, None)

@@ -204,6 +204,15 @@ class PrefectClient:
             found |= {run.id: run for run in page}
         return list(found.values())
 
+    async def run_ids(self, *, pool: str, states: Collection[StateType]) -> list[UUID]:
+        """The ids of all flow runs of the pool that are in these states: little to keep, however many there are."""
+        body = {
+            "work_pools": {"name": {"any_": [pool]}},
+            "flow_runs": {"state": {"type": {"any_": list(states)}}},
+            "sort": "EXPECTED_START_TIME_ASC",
+        }
+        return list(dict.fromkeys(await self._pages("/flow_runs/filter", body, _ids)))
+
     async def state_history(self, run_id: UUID) -> list[RunState]:
         """All states the run has been in, oldest first."""
         return await self.transport.get(f"/flow_run_states/?flow_run_id={run_id}", _states)
@@ -334,6 +343,10 @@ def _polled(answer: list[Any]) -> list[FlowRun]:
 
 def _runs(answer: list[Any]) -> list[FlowRun]:
     return [FlowRun.from_json(raw) for raw in answer]
+
+
+def _ids(answer: list[Any]) -> list[UUID]:
+    return [UUID(raw["id"]) for raw in answer]
 
 
 def _states(answer: list[Any]) -> list[RunState]:

@@ -37,7 +37,8 @@ class CannedApi:
     """One work pool, one flow, one deployment. `runs` are the flow runs as the API gives them, by id.
 
     `calls`: when each request came (monotonic seconds), and its name. `told`: how often each state was accepted for
-    each run. `on_call` is called with each name, before the answer.
+    each run. `read_by_id`: how many runs each bulk read asked for. `on_call` is called with each name before the
+    answer.
     """
 
     def __init__(self, pool: str, template: Mapping[str, Any], job_variables: Mapping[str, Any] | None = None) -> None:
@@ -77,6 +78,7 @@ class CannedApi:
         self.calls: list[tuple[float, str]] = []
         self.unknown: Counter[str] = Counter()
         self.log_lines = 0
+        self.read_by_id: list[int] = []
         self.on_call: Callable[[str], None] = lambda _: None
         self.url = ""
         self._workers: dict[str, dict[str, Any]] = {}
@@ -191,6 +193,8 @@ class CannedApi:
         wanted = body.get("flow_runs") or {}
         ids: Collection[str] | None = (wanted.get("id") or {}).get("any_")
         types: Collection[str] | None = ((wanted.get("state") or {}).get("type") or {}).get("any_")
+        if ids is not None:
+            self.read_by_id.append(len(ids))
         runs = self.runs.values() if ids is None else [self.runs[run] for run in ids if run in self.runs]
         found = [run for run in runs if types is None or run["state_type"] in types]
         offset = body.get("offset", 0)

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 ELSEWHERE = frozenset({StateType.PAUSED, StateType.SCHEDULED})
 
 TICK = 1.0  # seconds between two looks
+GATHER = 0.5  # seconds from the first sign of a stop to the look: tasks stop in bursts, and one read serves many
 AT_ONCE = 20  # ends told at the same time
 
 SPOT = frozenset({"SpotInterruption", "TerminationNotice"})  # stop codes of capacity that was taken away
@@ -129,6 +130,7 @@ class Report:
         while True:
             with anyio.move_on_after(TICK):
                 await self._hurry.wait()
+                await anyio.sleep(GATHER)
             self._hurry = anyio.Event()
             try:
                 await self.once()

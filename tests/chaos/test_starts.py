@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
-# They can't pass until somebody changes something (issue's own list, and its like); all others may.
+# They can't pass until somebody changes something (images, rights, secrets, configuration); all others may.
 PERMANENT = {
     "image_not_found",
     "image_access_denied",
@@ -31,6 +31,7 @@ PERMANENT = {
     "command_not_found",
     "resource_not_found",
     "volume",
+    "efs",
 }
 ATTEMPTS = 3
 

@@ -209,7 +209,7 @@ _REASONS = _table(
         "Allow the execution role the action that AWS names (iam/secret-policy.json has those for secrets).",
     ),
     (
-        _INIT + _ABSENT,
+        _INIT + _ABSENT + r"|^ResourceNotFoundException.*(secret|parameter)",
         Kind.PERMANENT,
         "A secret or parameter of the task does not exist, or has no such key.",
         "Create it in the task's Region, or correct its ARN in the job's secrets.",

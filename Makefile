@@ -8,13 +8,19 @@ PREFECT2 := .venv-prefect2
 PEER := .venv-peer
 BIN := $(VENV)/bin
 
-.PHONY: demo test soak bench soak-memory check format docs clean
+.PHONY: demo test chaos soak bench soak-memory check format docs clean
 
 demo: $(VENV)/.done ## see the worker do its main job, in about a minute
 	$(BIN)/ecs-worker demo
 
-test: $(VENV)/.done $(PREFECT2)/.done ## the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+# What kills workers hundreds of times, or watches thousands of tasks: minutes each, and a machine to itself.
+LONG := tests/chaos tests/scale
+
+test: $(VENV)/.done $(PREFECT2)/.done ## the test suite
+	$(BIN)/python -m pytest -n 3 --dist loadgroup $(addprefix --ignore=,$(LONG))
+
+chaos: $(VENV)/.done $(PREFECT2)/.done ## the long tests: faults, the kill matrix, a soak, ten thousand tasks
+	$(BIN)/python -m pytest $(LONG)
 
 SOAK_RUNS ?= 1500
 soak: $(VENV)/.done ## kill three workers at random, with one call in five failing; SOAK_RUNS=… for more

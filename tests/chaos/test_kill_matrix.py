@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from simulator.faults import Director
 
 SETTLED_WITHIN = 60.0  # real seconds from the restart, on a machine that does a dozen of these at once
-AT_ONCE = 6
+AT_ONCE = 5
 VICTIM, SURVIVOR = "victim", "survivor"
 _AWS_CALLER = f"*app/{VICTIM}*"
 
@@ -51,9 +51,10 @@ class Way(StrEnum):
 class Story:
     """A run's fate, however often its worker dies.
 
-    The matrix has the calls from the moment that `begins` ends at. `act` is what users do meanwhile; `afterwards`
-    what they do once the worker is dead. `every_call`: questions too, and not only what changes something, even
-    without `--every-call`. (They change nothing that lasts: to die at one is to die after the change before it.)
+    The matrix has the calls from the moment that `begins` ends at. `act` is what users do meanwhile. With `afterwards`
+    they do that once the worker is dead instead, and the matrix has the calls up to that moment.
+    `every_call`: questions too, and not only what changes something, even without `--every-call`. (They change
+    nothing that lasts: to die at one is to die after the change before it.)
     """
 
     name: str
@@ -183,6 +184,7 @@ STORIES = {
             flow_ran=0,
             afterwards=cancel,
             act=cancel_once_launched,
+            begins=cancelling,
         ),
         Story(
             "a run whose first task fails to start",
@@ -215,6 +217,8 @@ async def record(story: Story, server: PrefectServer, directory: Path) -> list[M
             begun = time.monotonic()
         await arena.ends(run, story.ends)
         ended = time.monotonic()
+        if story.afterwards is not None:
+            begun, ended = 0.0, begun
         _judge(story, arena, run)
         calls = [("aws", call) for call in arena.aws.calls] + [("prefect", call) for call in arena.proxy.calls]
     return _moments(sorted(calls, key=lambda entry: entry[1].at), begun, ended)
@@ -295,7 +299,7 @@ async def _looked_around(arena: Arena) -> None:
     async def looked() -> bool:
         return arena.calm.director.count("POST /flow_runs/filter", WORKERS) > 0
 
-    await arena.until(looked)
+    await arena.until(looked, SETTLED_WITHIN)
 
 
 async def _reached(arena: Arena, pause: Pause, run: str) -> bool:
@@ -319,7 +323,7 @@ async def _arrived(arena: Arena, pause: Pause) -> None:
     async def took_effect() -> bool:
         return call is None or call.effect
 
-    await arena.until(took_effect)
+    await arena.until(took_effect, SETTLED_WITHIN)
 
 
 def _release(pause: Pause, way: Way, director: Director) -> None:

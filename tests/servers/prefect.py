@@ -199,7 +199,7 @@ class Admin:
 
     async def call(self, method: str, path: str, **content: Any) -> Any:
         """Any request; SQLite's 503 (lock contention) and lost connections are tried again."""
-        for left in reversed(range(40)):
+        for left in reversed(range(120)):
             try:
                 response = await self._client.request(method, path, headers=self._csrf, **content)
             except httpx.ReadError:  # a busy server may close a connection that it has just been asked on

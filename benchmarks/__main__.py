@@ -23,7 +23,7 @@ from benchmarks.processes import busy_seconds, load, machine, output_of
 from benchmarks.stage import KINDS, TOP, Bench, Kind, clean_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 HERE = Path(__file__).parent
 PEER_TEMPLATE = (
@@ -69,8 +69,10 @@ def cases(*, quick: bool) -> list[Case]:
     return made
 
 
-async def measure(chosen: list[Case], reps: int, budget: float, peer: Path, *, quick: bool) -> report.Results:
-    """All repetitions of all cases, the workers in turn."""
+async def measure(
+    chosen: list[Case], reps: int, budget: float, peer: Path, *, quick: bool
+) -> AsyncIterator[report.Results]:
+    """All repetitions of all cases, the workers in turn; the results so far after each case."""
     began, busy = time.monotonic(), busy_seconds()
     results: report.Results = {
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -88,14 +90,14 @@ async def measure(chosen: list[Case], reps: int, budget: float, peer: Path, *, q
         bench = Bench(directory, made, peer, template)
         for case in chosen:
             results["cases"] += await _repeat(case, bench, reps, budget)
-    own = sum(getattr(resource.getrusage(who), field) for who in (0, -1) for field in ("ru_utime", "ru_stime"))
-    seconds = time.monotonic() - began
-    others = max(0.0, busy_seconds() - busy - own)
-    return results | {
-        "load_after": load(),
-        "minutes": seconds / 60,
-        "others_share": others / (seconds * results["machine"]["cores"]),
-    }
+            own = sum(getattr(resource.getrusage(who), used) for who in (0, -1) for used in ("ru_utime", "ru_stime"))
+            seconds = time.monotonic() - began
+            others = max(0.0, busy_seconds() - busy - own)
+            yield results | {
+                "load_after": load(),
+                "minutes": seconds / 60,
+                "others_share": others / (seconds * results["machine"]["cores"]),
+            }
 
 
 def _real(chosen: list[Case]) -> bool:
@@ -132,11 +134,12 @@ async def _repeat(case: Case, bench: Bench, reps: int, budget: float) -> list[di
     return list(made.values())
 
 
-def merged(before: report.Results, results: report.Results, only: list[str]) -> report.Results:
+def merged(before: report.Results, results: report.Results) -> report.Results:
     """The cases measured anew instead of those of before. The run that the report tells of is all of it."""
     minutes = before["minutes"] + results["minutes"]
     busy = before["minutes"] * before["others_share"] + results["minutes"] * results["others_share"]
-    kept = [case for case in before["cases"] if case["case"] not in only]
+    anew = {case["case"] for case in results["cases"]}
+    kept = [case for case in before["cases"] if case["case"] not in anew]
     return results | {
         "began": before["began"],
         "machine": before["machine"],
@@ -165,18 +168,23 @@ def main(
     if unknown := set(only or ()) - known:
         raise typer.BadParameter(f"no such case: {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     chosen = [case for case in cases(quick=quick) if not only or case.name in only]
-    results = asyncio.run(measure(chosen, reps, budget, peer.absolute(), quick=quick))
-    console.print(report.table(results))
-    if quick:
-        return
-    results["file"] = f"{results['began'][:10]}.json"
-    path = HERE / "results" / results["file"]
+    path = HERE / "results" / f"{datetime.now(UTC):%Y-%m-%d}.json"
     path.parent.mkdir(exist_ok=True)
-    if only and path.exists():  # what was measured anew replaces what was there
-        before = json.loads(path.read_text(encoding="utf-8"))
-        results = merged(before, results, only)
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    console.print(f"Report: {report.write(results, HERE).relative_to(TOP)}")
+    before = json.loads(path.read_text(encoding="utf-8")) if only and path.exists() else None
+
+    async def run() -> report.Results:
+        results: report.Results = {}
+        async for so_far in measure(chosen, reps, budget, peer.absolute(), quick=quick):
+            results = so_far if before is None else merged(before, so_far)
+            results["file"] = path.name
+            if not quick:  # after each case, so that what takes an hour isn't lost by what comes last
+                path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        return results
+
+    results = asyncio.run(run())
+    console.print(report.table(results))
+    if not quick:
+        console.print(f"Report: {report.write(results, HERE).relative_to(TOP)}")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class Target:
 
 
 CANNED_500 = (("runs", 500), ("real", False))
-REAL_500 = (("runs", 500), ("real", True))
+REAL_200 = (("runs", 200), ("real", True))
 TARGETS = (
     Target("CPU per launched run, 500 runs, canned API", "launch", "cpu_ms_per_run", "ms", 10, where=CANNED_500),
     Target("AWS calls per warm launch", "launch", "aws_calls_per_run", "", 1.0, where=CANNED_500),
@@ -45,8 +45,8 @@ TARGETS = (
     Target("peak memory, burst of 500 runs", "launch", "peak_mb", "MB", 110, where=CANNED_500),
     Target("launches per second, canned API", "launch", "launches_per_s", "/s", 38, at_least=True, where=CANNED_500),
     Target(
-        "launches per second, real server", "launch", "launches_per_s", "/s", 1.5, at_least=True, ratio=True,
-        where=REAL_500,
+        "launches per second, 200 runs, real server", "launch", "launches_per_s", "/s", 1.5, at_least=True, ratio=True,
+        where=REAL_200,
     ),
     Target("throttles seen, AWS's own limits", "throttled", "throttled", "", 0),
     Target("start to first poll", "startup", "wall_s", "s", 0.9),

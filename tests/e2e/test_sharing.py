@@ -47,6 +47,7 @@ async def test_each_worker_takes_its_own_pool_only(world: World) -> None:
     assert set(await other.launches()) == set(there)
 
 
+@pytest.mark.timeout(400)
 async def test_two_workers_launch_each_of_40_runs_once(either_world: World) -> None:
     world = either_world
     await world.pause()
@@ -55,7 +56,7 @@ async def test_two_workers_launch_each_of_40_runs_once(either_world: World) -> N
         for each in (one, two):
             await each.wait_for_output("takes flow runs")
         await world.resume()
-        await world.all_are(runs, "COMPLETED", seconds=120)
+        await world.all_are(runs, "COMPLETED", seconds=240)
         assert await one.stop() == 0
         assert await two.stop() == 0
     tasks = await world.tasks()

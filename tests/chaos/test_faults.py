@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import pytest
 
 from chaos.arena import WORKERS, Arena
@@ -98,7 +97,7 @@ async def test_the_other_calls_may_fail_too(arena: Arena) -> None:
         fault(What.DISCONNECT, action="WS *", delay=0.3, times=6),
     )
     arena.aws.ecs.scripts.default = TaskScript(missing=3, flow=FlowScript(seconds=4))
-    runs = [await arena.run() for _ in range(3)]
+    runs = await arena.runs(3)
     arena.worker("worker")
     await all_complete_once(arena, runs)
     for run in runs:
@@ -108,7 +107,7 @@ async def test_the_other_calls_may_fail_too(arena: Arena) -> None:
 
 async def test_lost_answers_of_an_outage_leave_one_task_each(arena: Arena) -> None:
     # Many have ended before their launch is answered; to call them Pending again would lose their end.
-    runs = [await arena.run() for _ in range(20)]
+    runs = await arena.runs(20)
     arena.aws.fault(fault(What.LOST_AFTER, action="RunTask", end=12))
     arena.worker("worker")
     await all_complete_once(arena, runs)
@@ -127,7 +126,7 @@ async def test_awss_bucket_is_waited_for(stormy: PrefectServer, tmp_path: Path) 
     limits = {"cluster resource modify": Limit(5, 4, ("RunTask", "StopTask"))}
     async with Arena(stormy, tmp_path, limits=limits) as arena:
         arena.aws.ecs.scripts.default = QUICK_FLOW
-        runs = [await arena.run() for _ in range(40)]
+        runs = await arena.runs(40)
         arena.worker("worker")
         await all_complete_once(arena, runs)
 
@@ -156,7 +155,7 @@ async def test_a_stopped_task_that_ecs_has_forgotten_is_no_riddle(arena: Arena) 
 
 async def test_what_has_ended_or_goes_on_elsewhere_is_left_alone(arena: Arena) -> None:
     arena.aws.ecs.scripts.default = TaskScript(running=None, flow=FlowScript(seconds=0.5, ends_as="PAUSED"))
-    paused, failed, rescheduled = [await arena.run() for _ in range(3)]
+    paused, failed, rescheduled = await arena.runs(3)
     dies_untold = TaskScript(running=None, flow=FlowScript(seconds=3, ends_as=None), exit_code=1)
     fails = TaskScript(running=None, flow=FlowScript(seconds=0.5, ends_as="FAILED"))
     arena.aws.script(ScriptRule(containing=failed, script=fails))
@@ -219,7 +218,7 @@ async def test_a_cancelled_run_has_its_task_stopped_whatever_its_phase(arena: Ar
 async def test_sigterm_with_two_hundred_claims_loses_none(arena: Arena) -> None:
     number, deadline = 200, 25.0
     arena.aws.ecs.scripts.default = TaskScript(running=None, flow=FlowScript(seconds=0))
-    runs = await _create(arena, number)
+    runs = await arena.runs(number)
     arena.aws.fault(fault(What.THROTTLE, action="RunTask", nth=tuple(range(20, 10_000))))
     worker = arena.worker("worker", ECS_WORKER_MAX_LAUNCHING=str(number), ECS_WORKER_STOP_SECONDS=str(deadline))
 
@@ -232,17 +231,3 @@ async def test_sigterm_with_two_hundred_claims_loses_none(arena: Arena) -> None:
     arena.aws.director.clear()
     arena.worker("other")
     await all_complete_once(arena, runs, seconds=150)
-
-
-async def _create(arena: Arena, number: int) -> list[str]:
-    runs: list[str] = []
-    slots = anyio.CapacityLimiter(8)
-
-    async def create() -> None:
-        async with slots:
-            runs.append(await arena.run())
-
-    async with anyio.create_task_group() as creating:
-        for _ in range(number):
-            creating.start_soon(create)
-    return runs

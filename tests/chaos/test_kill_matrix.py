@@ -247,12 +247,15 @@ async def _set_out(story: Story, arena: Arena) -> str:
 # -- one death
 
 
-async def die(story: Story, moment: Moment, way: Way, server: PrefectServer, directory: Path) -> float | None:
+async def die(
+    story: Story, moment: Moment, way: Way, server: PrefectServer, directory: Path, setting_out: anyio.Lock
+) -> float | None:
     """Kill the worker in that moment; seconds from the restart to the run's end. None: it wasn't reached."""
     async with Arena(server, directory) as arena, anyio.create_task_group() as meanwhile:
         if story.colleague:
             await _start_colleague(arena)
-        run = await _set_out(story, arena)
+        async with setting_out:  # SQLite's server refuses most runs that are created at once
+            run = await _set_out(story, arena)
         director = arena.aws.director if moment.side == "aws" else arena.proxy.director
         pause = director.pause_at(moment.point(way), freeze=True)
         victim = arena.worker(VICTIM)
@@ -385,13 +388,13 @@ async def test_no_death_loses_or_doubles(
     every_call = story.every_call or pytestconfig.getoption("--every-call")
     matrix = Matrix(story)
     moments = await record(story, stormy, tmp_path)
-    slots = anyio.CapacityLimiter(AT_ONCE)
+    slots, setting_out = anyio.CapacityLimiter(AT_ONCE), anyio.Lock()
 
     async def fill(moment: Moment, way: Way) -> None:
         async with slots:
             try:
                 with anyio.fail_after(4 * SETTLED_WITHIN):
-                    matrix.cells[moment][way] = await die(story, moment, way, stormy, tmp_path)
+                    matrix.cells[moment][way] = await die(story, moment, way, stormy, tmp_path, setting_out)
             except* (AssertionError, TimeoutError) as failed:
                 matrix.cells[moment][way] = float("nan")
                 matrix.problems.append(f"{moment}, {way}: {failed.exceptions[0]!r}")

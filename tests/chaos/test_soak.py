@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     Show = Callable[[str, str], None]
 
 SEED = 20_261
-CREATED_AT_ONCE = 8
 SECONDS_PER_RUN = 1.0  # at the most, with all else that the machine does; SQLite's server alone needs a tenth
 _BAD_WEATHER = (
     What.THROTTLE,
@@ -73,7 +72,7 @@ async def test_every_run_ends_once(
         arena.aws.ecs.scripts.default = TaskScript(
             missing=1, provisioning=0.5, pending=0.3, activating=0.2, flow=FlowScript(seconds=10)
         )
-        runs = await _create(arena, number)
+        runs = await arena.runs(number)
         arena.aws.fault(fault(*_BAD_WEATHER, What.DISGUISED_THROTTLE, probability=0.2, delay=2))
         arena.proxy.fault(fault(*_BAD_WEATHER, caller=WORKERS, probability=0.2, delay=2))
         workers = Workers(arena, random.Random(SEED))  # noqa: S311 - a script of events, not a secret
@@ -86,20 +85,6 @@ async def test_every_run_ends_once(
         took = time.monotonic() - began
         _show(show, arena, workers, number, took)
         await _judge(arena, runs)
-
-
-async def _create(arena: Arena, number: int) -> list[str]:
-    runs: list[str] = []
-    slots = anyio.CapacityLimiter(CREATED_AT_ONCE)
-
-    async def create() -> None:
-        async with slots:
-            runs.append(await arena.run())
-
-    async with anyio.create_task_group() as creating:
-        for _ in range(number):
-            creating.start_soon(create)
-    return runs
 
 
 async def _until_final(arena: Arena, number: int) -> None:

@@ -168,6 +168,7 @@ def write(results: Results, directory: Path) -> Path:
             f"{100 * results['others_share']:.0f} % during the run."
         ),
         "",
+        *(line for remark in results.get("remarks", []) for line in (remark, "")),
         "## All figures",
         "",
         "Medians over the repetitions. What each means, and how it is measured: [README.md](README.md).",

@@ -163,11 +163,7 @@ def write(results: Results, directory: Path) -> Path:
         f"Began {results['began']}, took {results['minutes']:.0f} minutes."
         + (" A quick run: small sizes, one repetition." if results["quick"] else ""),
         "",
-        (
-            "Of the machine's CPU, other processes than the bench's own used "
-            f"{100 * results['others_share']:.0f} % during the run."
-        ),
-        "",
+        *_others(results["others_share"]),
         *(line for remark in results.get("remarks", []) for line in (remark, "")),
         "## All figures",
         "",
@@ -177,6 +173,13 @@ def write(results: Results, directory: Path) -> Path:
     path = directory / "REPORT.md"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def _others(share: float | None) -> list[str]:
+    """How busy the machine was with other things; None: parts ran side by side, so it isn't known."""
+    if share is None:
+        return []
+    return [f"Of the machine's CPU, other processes than the bench's own used {100 * share:.0f} % during the run.", ""]
 
 
 def _everything(results: Results) -> list[str]:

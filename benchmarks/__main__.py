@@ -137,7 +137,8 @@ async def _repeat(case: Case, bench: Bench, reps: int, budget: float) -> list[di
 def merged(before: report.Results, results: report.Results) -> report.Results:
     """The cases measured anew instead of those of before. The run that the report tells of is all of it."""
     minutes = before["minutes"] + results["minutes"]
-    busy = before["minutes"] * before["others_share"] + results["minutes"] * results["others_share"]
+    parts = [part for part in (before, results) if part["others_share"] is not None]
+    busy = sum(part["minutes"] * part["others_share"] for part in parts)
     anew = {case["case"] for case in results["cases"]}
     kept = [case for case in before["cases"] if case["case"] not in anew]
     return results | {
@@ -146,7 +147,7 @@ def merged(before: report.Results, results: report.Results) -> report.Results:
         "database": before["database"] if results["database"] == NO_DATABASE else results["database"],
         "cases": kept + results["cases"],
         "minutes": minutes,
-        "others_share": busy / minutes,
+        "others_share": busy / minutes if len(parts) > 1 else None,
     }
 
 

@@ -122,13 +122,20 @@ class Claim:
 
 
 def ended_before(states: Sequence[RunState], claim_id: UUID) -> RunState | None:
-    """The final state that a claim has overwritten; None if it was a claim of a scheduled run, as it should be."""
-    before: RunState | None = None
+    """The final state that a claim has overwritten; None if it was a claim of a scheduled run, as it should be.
+
+    Between the run's last Scheduled and its claim there is nothing else. The order of states isn't to be relied on
+    here: a claim that waited in the server bears the time at which it came, which may be before the end.
+    """
+    since: list[RunState] = []
     for state in states:
-        if state.transition_id == claim_id:
-            return before if before is not None and before.type.final else None
-        before = state
-    return None
+        if state.type is StateType.SCHEDULED:
+            since = []
+        else:
+            since.append(state)
+    if all(state.transition_id != claim_id for state in since):
+        return None
+    return next((state for state in reversed(since) if state.type.final), None)
 
 
 async def take_back(api: PrefectClient, run: ClaimedRun, end: RunState) -> None:

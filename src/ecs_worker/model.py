@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
     from uuid import UUID
 
@@ -187,7 +187,8 @@ class Output(StrEnum):
 class Placement:
     """Where a run's task is, and how it is watched. Small: one is kept for each watched run.
 
-    Times are in seconds. `cluster` is as configured; empty means the account's default cluster.
+    Times are in seconds. `cluster` is as configured; empty means the account's default cluster. `hide` takes the
+    values of blocks and variables out of AWS's words, which may repeat what was sent.
     """
 
     target: AwsTarget
@@ -202,6 +203,7 @@ class Placement:
     launch_timeout: float = 900
     start_attempts: int = 3
     spot_fallback: bool = False
+    hide: Callable[[str], str] = field(default=str, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

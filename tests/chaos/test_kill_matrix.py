@@ -146,12 +146,19 @@ async def claimed(arena: Arena, run: str) -> None:
     await arena.admin.wait_for_state(run, "PENDING", seconds=20)
 
 
+async def named(arena: Arena, run: str) -> None:
+    async def has_name() -> bool:
+        return (await arena.admin.read_run(run))["infrastructure_pid"] is not None
+
+    await arena.until(has_name)
+
+
 async def running(arena: Arena, run: str) -> None:
     await arena.admin.wait_for_state(run, "RUNNING", seconds=20)
 
 
-async def cancelling(arena: Arena, run: str) -> None:
-    await arena.admin.wait_for_state(run, "CANCELLING", "CANCELLED", seconds=20)
+async def launched(arena: Arena, run: str) -> None:
+    await arena.task_of(run)
 
 
 _COMPLETES = replace(_STARTING, flow=FlowScript(seconds=0.5))
@@ -167,7 +174,6 @@ STORIES = {
             replace(_STARTING, flow=FlowScript(seconds=0.3, ends_as=None), exit_code=3),
             cause="3",
             begins=running,
-            every_call=True,
         ),
         Story(
             "a run that is cancelled while its task is provisioned",
@@ -175,16 +181,15 @@ STORIES = {
             _NEVER_STARTS,
             flow_ran=0,
             act=cancel_once_launched,
-            begins=cancelling,
+            begins=launched,
         ),
         Story(
             "a run that is cancelled while no worker lives",
             "CANCELLED",
             _NEVER_STARTS,
             flow_ran=0,
+            begins=named,
             afterwards=cancel,
-            act=cancel_once_launched,
-            begins=cancelling,
         ),
         Story(
             "a run whose first task fails to start",
@@ -215,6 +220,8 @@ async def record(story: Story, server: PrefectServer, directory: Path) -> list[M
         if story.begins is not None:
             await story.begins(arena, run)
             begun = time.monotonic()
+        if story.afterwards is not None:
+            await story.afterwards(arena, run)
         await arena.ends(run, story.ends)
         ended = time.monotonic()
         if story.afterwards is not None:
@@ -259,7 +266,7 @@ async def die(
         director = arena.aws.director if moment.side == "aws" else arena.proxy.director
         pause = director.pause_at(moment.point(way), freeze=True)
         victim = arena.worker(VICTIM)
-        if story.act is not None and story.afterwards is None:
+        if story.act is not None:
             meanwhile.start_soon(story.act, arena, run)
         reached = await _reached(arena, pause, run)
         arena.aws.clock.set_speed(0)  # tasks stay as they are until somebody looks after them

@@ -14,6 +14,7 @@ import pytest
 
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.local.server import EmbeddedAws
+from servers.scripted import Answer, scripted
 from servers.worker import worker
 
 if TYPE_CHECKING:
@@ -129,6 +130,30 @@ async def test_pools_of_prefect_aws_work_as_they_are(admin3: Admin, tmp_path: Pa
     assert (await admin3.get(f"/work_pools/{pool}"))["base_job_template"] == template, "nobody has changed it"
 
 
+async def test_a_worker_on_ecs_gives_tasks_its_own_network(admin3: Admin, tmp_path: Path) -> None:
+    async with EmbeddedAws() as aws, client("ecs", aws.url) as ecs, client("ec2", aws.url) as ec2:
+        await ecs.create_cluster(clusterName="default")
+        subnet = (await ec2.describe_subnets())["Subnets"][-1]
+        group = await ec2.create_security_group(GroupName="worker", Description="its own", VpcId=subnet["VpcId"])
+        interface = await ec2.create_network_interface(SubnetId=subnet["SubnetId"], Groups=[group["GroupId"]])
+        network = {"NetworkMode": "awsvpc", "MACAddress": interface["NetworkInterface"]["MacAddress"]}
+        pool = await admin3.create_pool(base_job_template=default_base_job_template())
+        variables = {"command": steps("RUNNING", "COMPLETED"), "inherit_network": True}
+        run_id = await admin3.create_run(await admin3.create_deployment(pool, job_variables=variables))
+        async with scripted(Answer(body={"DockerId": "d", "Networks": [network]})) as metadata:
+            env = {"ECS_CONTAINER_METADATA_URI_V4": f"http://{metadata.address}/v4/worker"}
+            async with worker(tmp_path, pool, server=admin3.server, aws_url=aws.url, env=env):
+                await admin3.wait_for_state(run_id, "COMPLETED")
+        task, _ = await described(ecs, "default", run_id)
+        (attachment,) = [item for item in task["attachments"] if item["type"] == "ElasticNetworkInterface"]
+        details = {item["name"]: item["value"] for item in attachment["details"]}
+        assert details["subnetId"] == subnet["SubnetId"]
+        (attached,) = (await ec2.describe_network_interfaces(NetworkInterfaceIds=[details["networkInterfaceId"]]))[
+            "NetworkInterfaces"
+        ]
+        assert [found["GroupId"] for found in attached["Groups"]] == [group["GroupId"]]
+
+
 async def test_secrets_of_blocks_reach_the_container_and_nothing_else(admin3: Admin, tmp_path: Path) -> None:
     """Also when the job is invalid because of them, and when AWS refuses."""
     await admin3.create_block("secret", "language", {"value": SECRET})
@@ -144,6 +169,8 @@ async def test_secrets_of_blocks_reach_the_container_and_nothing_else(admin3: Ad
         "no amount": {"cpu": placeholder},
         "no number": {"env": {"A": placeholder}, "ephemeral_storage_gib": placeholder},
         "no such cluster": {"env": {"A": placeholder}, "cluster": "nowhere"},
+        "no cluster of that name": {"cluster": placeholder},
+        "no such VPC": {"vpc_id": placeholder},
         "no such path": {"env": {"A": "{{ prefect.blocks.aws-credentials.language.absent }}"}},
         "no such block": {"env": {"A": "{{ prefect.blocks.secret.absent }}"}},
     }

@@ -165,13 +165,14 @@ BEHAVIOUR = {
     "start_attempts",
     "launch_timeout_seconds",
 }
-ELSEWHERE = {"inherit_network"}  # test_network.py
+ELSEWHERE = {"inherit_network"}  # test_jobs.py
 
 
 def test_no_variable_is_left_out() -> None:
     assert REQUESTS.keys() | BEHAVIOUR | ELSEWHERE == JobVariables.model_fields.keys()
 
 
+@pytest.mark.timeout(420)
 async def test_each_variable_reaches_its_request(admin3: Admin, tmp_path: Path) -> None:
     """The server accepts each by the pool's schema, and each gets to AWS as it should."""
     (tmp_path / "definition.yaml").write_text("ipcMode: task\ncontainerDefinitions: [{name: flow, user: me}]\n")
@@ -197,7 +198,7 @@ async def test_each_variable_reaches_its_request(admin3: Admin, tmp_path: Path) 
                 return recorder.of_runs().keys() >= set(runs.values())
 
             try:
-                await wait_until(all_launched, 100)  # a definition each: ECS registers one a second
+                await wait_until(all_launched, 240)  # a definition each: ECS registers one a second
             except TimeoutError:
                 missing = [name for name, run in runs.items() if run not in recorder.of_runs()]
                 raise AssertionError(f"{missing} were not launched:\n{process.output[-3000:]}") from None

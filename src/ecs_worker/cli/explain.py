@@ -115,7 +115,7 @@ def _defaults(template: Mapping[str, Any]) -> dict[str, Any]:
 async def _leaves_of(asked: Asked, sources: Preview) -> dict[str, Any] | None:
     """The values of both requests by path; None if nothing can be made of the job."""
     try:
-        job, _, _ = await assemble(asked.template, asked.deployed, asked.context, sources)
+        job, _ = await assemble(asked.template, asked.deployed, asked.context, sources)
     except JobInvalid:
         return None
     return dict(_leaves(as_shown(job)))

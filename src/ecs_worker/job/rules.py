@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ecs_worker.errors import JobInvalid
+from ecs_worker.job.masking import Hidden
 from ecs_worker.job.names import ecs_name
 from ecs_worker.job.requests import (
     DEFAULT_CONTAINER,
@@ -51,7 +52,8 @@ _SECRET = re.compile(r"arn:aws[a-z-]*:(secretsmanager|ssm):\S+")
 class Job:
     """All that the rules look at. `definition` is our request, or the description of a reused one.
 
-    `described` False: nobody has asked ECS for the reused definition, and `definition` is only presumed.
+    `described` False: nobody has asked ECS for the reused definition, and `definition` is only presumed. `hidden` is
+    what no message may tell: the values of blocks and variables.
     """
 
     configuration: JobConfiguration
@@ -60,6 +62,7 @@ class Job:
     run_task: Mapping[str, Any]
     came_from: Mapping[str, str] = field(default_factory=dict)
     described: bool = True
+    hidden: Hidden = field(default_factory=Hidden)
 
     @property
     def containers(self) -> list[Mapping[str, Any]]:

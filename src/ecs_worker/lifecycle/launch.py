@@ -178,6 +178,7 @@ class Launch:
         try:
             return await ask()
         except (AwsError, _Refused) as error:
+            error.args = (held.hide(str(error)),)
             verdict = classify(error.failure if isinstance(error, _Refused) else error)
             if verdict.kind in {Kind.PERMANENT, Kind.CONFLICT}:
                 raise LaunchFailed(f"ECS refuses to launch the task{_place(held)}: {_told(error, verdict)}") from error
@@ -304,7 +305,7 @@ class Launch:
 
 def _place(held: Held) -> str:
     """The cluster for messages; empty while the job is still being rendered."""
-    return f" on cluster {held.placement.cluster or 'default'}" if held.placement is not None else ""
+    return held.hide(f" on cluster {held.placement.cluster or 'default'}") if held.placement is not None else ""
 
 
 def _told(error: EcsWorkerError, verdict: Verdict) -> str:

@@ -56,6 +56,10 @@ class Held:
             self.phase = phase
             self.since = time.monotonic()
 
+    def hide(self, message: str) -> str:
+        """The message without what no message may tell, as far as that is known yet."""
+        return self.placement.hide(message) if self.placement is not None else message
+
     @property
     def in_phase_for(self) -> float:
         """Seconds since the phase began."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ecs_worker.errors import JobInvalid, PrefectNotFound
+from ecs_worker.errors import EcsWorkerError, JobInvalid, PrefectNotFound
 from ecs_worker.job.configuration import (
     FlowRunContext,
     JobConfiguration,
@@ -105,7 +105,7 @@ class Render:
         if ignored := ignored_variables(configuration):
             log.warning("%s reuses a task definition as it is: %s have no effect.", run.name, ", ".join(ignored))
         return LaunchRequest(
-            placement=_placement(configuration, job.context, job.definition, job.run_task),
+            placement=_placement(job),
             definition=configuration.reused_definition or job.definition,
             run_task=job.run_task,
             deregister=not configuration.reused_definition and configuration.auto_deregister_task_definition,
@@ -158,8 +158,8 @@ async def render_job(
     `deployed` are the deployment's job variables; the run's own are in `context`. Raises JobInvalid with every
     problem that could be found, and what `sources` raise.
     """
-    job, problems, hidden = await assemble(template, deployed, context, sources)
-    problems += map(hidden.hide, problems_of(job))
+    job, problems = await assemble(template, deployed, context, sources)
+    problems += map(job.hidden.hide, problems_of(job))
     if problems:
         raise JobInvalid(problems)
     return job
@@ -167,10 +167,8 @@ async def render_job(
 
 async def assemble(
     template: Mapping[str, Any], deployed: Mapping[str, Any], context: FlowRunContext, sources: Sources
-) -> tuple[Job, list[str], Hidden]:
+) -> tuple[Job, list[str]]:
     """A job as far as it can be made, and the problems on the way; values that can't be used are left out of it.
-
-    With it comes what no message may tell: the values of blocks and variables.
 
     Raises JobInvalid, with the problems so far, where nothing can be made without what is wrong.
     """
@@ -201,8 +199,11 @@ async def assemble(
         run_task = prepare_run_task(configuration, context, definition, network)
     except JobInvalid as error:
         raise JobInvalid([hidden.hide(problem) for problem in (*problems, *error.problems)]) from None
-    job = Job(configuration, context, definition, run_task, came_from, described)
-    return job, [hidden.hide(problem) for problem in problems], hidden
+    except EcsWorkerError as error:
+        error.args = (hidden.hide(str(error)),)
+        raise
+    job = Job(configuration, context, definition, run_task, came_from, described, hidden)
+    return job, [hidden.hide(problem) for problem in problems]
 
 
 async def _resolved(rendered: Any, sources: Sources) -> tuple[Any, Hidden]:
@@ -218,16 +219,12 @@ async def _resolved(rendered: Any, sources: Sources) -> tuple[Any, Hidden]:
     return rendered, Hidden(*documents.values(), values)
 
 
-def _placement(
-    configuration: JobConfiguration,
-    context: FlowRunContext,
-    definition: Mapping[str, Any],
-    run_task: Mapping[str, Any],
-) -> Placement:
-    log_stream, side_car_logs = log_streams(configuration, definition, context.region)
+def _placement(job: Job) -> Placement:
+    configuration, definition = job.configuration, job.definition
+    log_stream, side_car_logs = log_streams(configuration, definition, job.context.region)
     return Placement(
         target=configuration.target,
-        cluster=run_task.get("cluster", ""),
+        cluster=job.run_task.get("cluster", ""),
         container=flow_container_name(configuration, definition),
         log=log_stream,
         output=configuration.output,
@@ -238,4 +235,5 @@ def _placement(
         launch_timeout=configuration.launch_timeout_seconds,
         start_attempts=configuration.start_attempts,
         spot_fallback=configuration.spot_fallback,
+        hide=job.hidden.hide,
     )

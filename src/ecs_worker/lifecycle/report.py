@@ -207,7 +207,7 @@ class Report:
             return held.crashed_because
         if held.task is None or held.placement is None:
             return "It has no ECS task."
-        message = diagnose(held.task, container=held.placement.container, log=held.placement.log).message
+        message = held.hide(diagnose(held.task, container=held.placement.container, log=held.placement.log).message)
         return f"{held.stop_reason} {message}" if held.stop_reason else message
 
     async def crash(self, held: Held, why: str) -> None:

@@ -88,7 +88,10 @@ def build(
     **changes: Any,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Both requests, checked; subnets that would be looked up are SUBNETS."""
-    configuration = load(variables, run_variables, template, **changes)
+    came_from = origins(template, variables, run_variables)
+    configuration, unusable = rules.usable(load(variables, run_variables, template, **changes), came_from)
+    if unusable:
+        raise JobInvalid(unusable)
     about = about or context(run_variables)
     definition = prepare_definition(configuration, about)
     if definition is None:
@@ -97,7 +100,7 @@ def build(
     need = network_need(configuration, about, definition)
     network = network_configuration(need, FoundNetwork(SUBNETS)) if need else None
     request = prepare_run_task(configuration, about, definition, network)
-    rules.check(rules.Job(configuration, about, definition, request, origins(template, variables, run_variables)))
+    rules.check(rules.Job(configuration, about, definition, request, came_from))
     return definition, request
 
 
@@ -503,12 +506,13 @@ AWSLOGS = {"logDriver": "awslogs", "options": {}}
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"cpu": 300}, {}, "cpu 300 (from the deployment's job variables) with memory 2048 is no pair"),
     ({"cpu": 65536}, {}, "take less, or another launch type"),
-    ({"cpu": "much"}, {}, "cpu is 'much', which is no amount"),
-    ({"memory": "0.0001 GB"}, {}, "memory is '0.0001 GB', which is no amount"),
+    ({"cpu": "much"}, {}, "cpu is 'much' (from the deployment's job variables), which is no amount"),
+    ({"run_task_patch": {"count": 2}}, {}, "RunTask's count is 2"),
+    ({"memory": "0.0001 GB"}, {}, "memory is '0.0001 GB' (from the deployment's job variables), which is"),
     ({"configure_cloudwatch_logs": True}, {}, "set execution_role_arn"),
     ({"cloudwatch_logs_options": {"a": "b"}}, {}, "configure_cloudwatch_logs is off"),
     ({"stream_output": "perhaps"}, {}, "stream_output is 'perhaps' (from the deployment's job variables)"),
-    ({"command": "a 'b"}, {}, "command can't be split into words: no closing quotation"),
+    ({"command": "a 'b"}, {}, "command (from the deployment's job variables) can't be split into words: no closing"),
     ({"env": "A=1"}, {}, "input should be a valid dictionary"),
     ({"ephemeral_storage_gib": 5}, {}, "ephemeral_storage_gib is 5"),
     ({"ephemeral_storage_gib": 50, "launch_type": "EC2"}, {}, "is only for Fargate"),
@@ -575,6 +579,12 @@ def test_what_aws_would_refuse_is_told_before(
     found = problems(variables, **changes)
     assert any(sentence in problem for problem in found), found
     assert all(problem.endswith(".") for problem in found)
+
+
+def test_a_pool_without_a_usable_template_is_told() -> None:
+    for template in ({}, {"variables": {}}, {"job_configuration": {}}):
+        with pytest.raises(JobInvalid, match="has no job_configuration or no variables; reset it to the default"):
+            render_configuration(template, {}, {})
 
 
 def test_env_that_fits_nowhere_names_the_largest() -> None:

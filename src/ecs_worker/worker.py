@@ -221,8 +221,8 @@ class Worker:
             self.ledger.drop(held)
             return
         held.cancelling_since = time.monotonic()  # `cancel` stops it, and `report` then lets the run go
-        held.identifier_written = True  # by others, or by nobody: it is not this claim's to write
         self._launch.settle(held, task)
+        held.identifier, held.identifier_written = "", True  # the run's task is what others write, or none
 
     async def _give_up(self, held: Held, error: Exception) -> None:
         """No launch. But when a RunTask was never answered, a task may exist: then that is the launch."""

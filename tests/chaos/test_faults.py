@@ -3,6 +3,7 @@ worker."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -101,8 +102,12 @@ async def test_the_other_calls_may_fail_too(arena: Arena) -> None:
     arena.worker("worker")
     await all_complete_once(arena, runs)
     for run in runs:
-        written = (await arena.admin.read_run(run))["infrastructure_pid"]
-        assert str(written).endswith(arena.tasks_of(run)[0].arn)
+        await arena.until(partial(is_named, arena, run))
+
+
+async def is_named(arena: Arena, run: str) -> bool:
+    written = (await arena.admin.read_run(run))["infrastructure_pid"]
+    return str(written).endswith(arena.tasks_of(run)[0].arn)
 
 
 async def test_lost_answers_of_an_outage_leave_one_task_each(arena: Arena) -> None:

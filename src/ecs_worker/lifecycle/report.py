@@ -40,6 +40,7 @@ ELSEWHERE = frozenset({StateType.PAUSED, StateType.SCHEDULED})
 TICK = 1.0  # seconds between two looks
 GATHER = 0.5  # seconds from the first sign of a stop to the look: tasks stop in bursts, and one read serves many
 AT_ONCE = 20  # ends told at the same time
+NAMED_WITHIN = 60.0  # seconds after its task's end that an ended run is held to have the task's name written
 
 SPOT = frozenset({"SpotInterruption", "TerminationNotice"})  # stop codes of capacity that was taken away
 
@@ -173,6 +174,8 @@ class Report:
         match decision:
             case Decision.WAIT:
                 pass
+            case Decision.FORGET if now is not None and _lacks_its_task(now, held):
+                pass  # `launch` writes the task's name as long as the run is held
             case Decision.FORGET:
                 ended = run.state_name if run is not None else "deleted"
                 log.info("%s: its task has stopped, the run is %s.", held.run.name, ended)
@@ -260,6 +263,12 @@ class Report:
             # Still Pending by our claim: the next worker's `adopt` launches it.
             log.warning("%s could not be given back, it will be adopted: %s", held.run.name, error)
         self._ledger.drop(held)
+
+
+def _lacks_its_task(now: Seen, held: Held) -> bool:
+    """Whether an ended run doesn't name its task yet, and soon may."""
+    unnamed = now.state_type.final and not now.identifier and held.identifier
+    return bool(unnamed) and held.in_phase_for < NAMED_WITHIN
 
 
 def seen(run: FlowRun) -> Seen:

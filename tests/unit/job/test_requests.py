@@ -582,7 +582,8 @@ def test_what_aws_would_refuse_is_told_before(
 
 
 def test_a_pool_without_a_usable_template_is_told() -> None:
-    for template in ({}, {"variables": {}}, {"job_configuration": {}}):
+    templates: list[dict[str, Any]] = [{}, {"variables": {}}, {"job_configuration": {}}]
+    for template in templates:
         with pytest.raises(JobInvalid, match="has no job_configuration or no variables; reset it to the default"):
             render_configuration(template, {}, {})
 

@@ -103,7 +103,7 @@ class Worker:
         self._report = Report(
             api, self.ledger, define, self._feed, self.logs, settings.report_grace_seconds, self._send_held
         )
-        self.watch = Watch(aws, self.ledger, self._report, self.logs, self._feed, self._announce, settings)
+        self.watch = Watch(aws, self.ledger, self.logs, self._feed, self._announce, settings)
         self.events = Events(aws, self.ledger, self.watch, settings.events_queue) if settings.events_queue else None
         self._cancel = Cancel(api, self.ledger, self.watch, settings, self._heartbeat)
         self._cleanup = Cleanup(api, aws, self.ledger, self._render, self._launch, self.watch, self._heartbeat.channel)

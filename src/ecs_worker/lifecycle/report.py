@@ -37,8 +37,7 @@ log = logging.getLogger(__name__)
 # Paused, suspended, awaiting retry, rescheduled: the run goes on elsewhere or later.
 ELSEWHERE = frozenset({StateType.PAUSED, StateType.SCHEDULED})
 
-TICK = 1.0  # seconds between two looks
-GATHER = 0.5  # seconds from the first sign of a stop to the look: tasks stop in bursts, and one read serves many
+TICK = 2.0  # seconds between two looks: tasks stop in bursts, and one read serves 200 of them
 AT_ONCE = 20  # ends told at the same time
 NAMED_WITHIN = 60.0  # seconds after its task's end that an ended run is held to have the task's name written
 
@@ -119,20 +118,12 @@ class Report:
         self._logs = logs
         self._grace = grace
         self._again = again
-        self._hurry = anyio.Event()
         self._limiter = anyio.CapacityLimiter(AT_ONCE)
-
-    def hurry(self) -> None:
-        """A task has stopped: don't wait for the next look."""
-        self._hurry.set()
 
     async def run(self) -> None:
         """Look for ever."""
         while True:
-            with anyio.move_on_after(TICK):
-                await self._hurry.wait()
-                await anyio.sleep(GATHER)
-            self._hurry = anyio.Event()
+            await anyio.sleep(TICK)
             try:
                 await self.once()
             except PrefectError as error:
@@ -144,7 +135,11 @@ class Report:
         Each is looked at when its task has stopped, and again when its grace is over.
         """
         now = time.monotonic()
-        stopped = {h.run.run_id: h for h in self._ledger if h.phase is Phase.STOPPED and h.due <= now}
+        stopped = {
+            held.run.run_id: held
+            for held in self._ledger
+            if held.phase is Phase.STOPPED and held.due <= now and not self._only_waits(held)
+        }
         if not stopped:
             return
         for held in stopped.values():
@@ -157,6 +152,14 @@ class Report:
     def _grace_of(self, held: Held) -> float:
         """A task that never started can't tell its own end: no grace for it."""
         return self._grace if held.task is not None and held.task.started_at is not None else 0.0
+
+    def _only_waits(self, held: Held) -> bool:
+        """Whether a look would be wasted: a dead container's run has its grace, unless somebody waits for its end."""
+        if held.task is None or held.placement is None or held.cancelling_since is not None:
+            return False
+        own = held.task.container(held.placement.container)
+        died = own is None or own.exit_code != 0
+        return died and held.in_phase_for < self._grace_of(held)
 
     async def _tell(self, held: Held, run: FlowRun | None) -> None:
         async with self._limiter:

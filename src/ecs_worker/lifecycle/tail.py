@@ -326,7 +326,7 @@ class Group:
             while not reading.done and reading.pages < TIP_PAGES:
                 await self._page(logs, reading)
             self._error = ""
-        except AwsError as error:
+        except EcsWorkerError as error:
             self._failed_together(tails, error)
         light.append(reading.pages <= 1)
 
@@ -353,7 +353,7 @@ class Group:
                 self._error = ""
                 if reading.done:
                     self._close(self._sweeps.popleft())
-        except AwsError as error:
+        except EcsWorkerError as error:
             self._sweeps.clear()
             assert reading is not None, "only reading raises"
             self._failed_together(tuple(reading.tails.values()), error)
@@ -404,11 +404,12 @@ class Group:
         elif tail.ended and time.monotonic() >= tail.quiet_since + tail.grace(self._pace):
             tail.drained = True  # awslogs makes the stream before the first line: there is none
 
-    def _failed_together(self, tails: Sequence[Tail], error: AwsError) -> None:
-        if error.code == MISSING:  # one of them was deleted: reading them one by one tells which
+    def _failed_together(self, tails: Sequence[Tail], error: EcsWorkerError) -> None:
+        code = error.code if isinstance(error, AwsError) else ""
+        if code == MISSING:  # one of them was deleted: reading them one by one tells which
             for tail in tails:
                 tail.start_over(caught_up=False)
-        elif error.code == DENIED and error.operation == "FilterLogEvents":
+        elif isinstance(error, AwsError) and (code, error.operation) == (DENIED, "FilterLogEvents"):
             self._filter = False
             log.warning(
                 "The streams of log group %s are read one by one, since logs:FilterLogEvents is not allowed. Allow it "

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ecs_worker.lifecycle.feed import Feed
     from ecs_worker.lifecycle.ledger import Held, Ledger
     from ecs_worker.lifecycle.logs import Logs
-    from ecs_worker.lifecycle.report import Report
     from ecs_worker.model import AwsTarget, TaskFacts
     from ecs_worker.settings import WorkerSettings
 
@@ -72,7 +71,6 @@ class Watch:
         self,
         aws: Aws,
         ledger: Ledger,
-        report: Report,
         logs: Logs,
         feed: Feed,
         announce: Announce,
@@ -80,7 +78,6 @@ class Watch:
     ) -> None:
         self._aws = aws
         self._ledger = ledger
-        self._report = report
         self._logs = logs
         self._feed = feed
         self._announce = announce
@@ -187,7 +184,6 @@ class Watch:
         held.enter(Phase.STOPPED)
         held.due = 0.0
         self._ledger.freed()
-        self._report.hurry()
 
     async def stop(self, held: Held, why: str) -> None:
         """Ask ECS to stop the run's task. `why` becomes the task's stoppedReason and part of a crash's message."""

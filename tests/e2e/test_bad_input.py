@@ -53,6 +53,7 @@ async def refused(directory: Path, options: list[str], env: dict[str, str]) -> s
         pytest.param([], {"AWS_REGION": ""}, ["AWS_REGION"], id="no Region"),
         pytest.param([], dict.fromkeys(KEYS, ""), ["AWS", "credentials"], id="no credentials"),
         pytest.param([], {"AWS_SECRET_ACCESS_KEY": ""}, ["credentials", "secret"], id="half of the credentials"),
+        pytest.param([], {"AWS_ENDPOINT_URL": "nonsense"}, ["AWS_ENDPOINT_URL", "http://"], id="AWS endpoint"),
         pytest.param([], {"AWS_PROFILE": "absent"}, ["(absent)", "AWS_PROFILE"], id="AWS profile"),
     ],
 )

@@ -6,7 +6,7 @@ import json
 import logging
 from collections import Counter
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -16,7 +16,7 @@ import pytest
 from ecs_worker.lifecycle.define import Define
 from ecs_worker.lifecycle.feed import Feed
 from ecs_worker.lifecycle.ledger import Held, Ledger
-from ecs_worker.lifecycle.logs import Logs
+from ecs_worker.lifecycle.logs import LOOK_BACK, Logs
 from ecs_worker.lifecycle.report import Report
 from ecs_worker.model import ClaimedRun, ContainerFacts, LogStream, Output, Phase, Placement, TaskFacts
 from ecs_worker.ops.logging import ConsoleFormatter, JsonFormatter
@@ -156,6 +156,30 @@ async def test_after_a_restart_no_line_is_lost_or_doubled_on_the_server(stage: S
     assert Counter(line["message"] for line in await stage.lines(held)) == console.written(stream_of(held))
 
 
+async def test_after_a_restart_the_worker_s_output_repeats_the_last_minutes(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    logs, _, ledger = stage.worker()
+    held = await stage.held(Output.WORKER)
+    assert held.task is not None
+    now = datetime.now(UTC)
+    held.task = replace(held.task, created_at=now - timedelta(hours=1))
+    held.adopted = True
+    ledger.take(held)
+    stream = stage.console.cloud.logs.open_stream(GROUP, stream_of(held), None, now.timestamp())
+    for message, ago in (("long ago", 2 * LOOK_BACK), ("a minute ago", 60.0)):
+        stream.write(now.timestamp() - ago, message, 0.0)
+    with caplog.at_level(logging.INFO, "ecs_worker.output"):
+        async with anyio.create_task_group() as running:
+            logs.follow(held)
+            running.start_soon(logs.run)
+            await wait_until(lambda: _async(bool(caplog.records)))
+            ledger.drop(held)
+            await wait_until(lambda: _async(len(logs) == 0))
+            running.cancel_scope.cancel()
+    assert [record.getMessage() for record in caplog.records if record.name == "ecs_worker.output"] == ["a minute ago"]
+
+
 async def test_what_prefect_does_not_take_in_time_stays_on_cloudwatch_and_is_told(stage: Stage) -> None:
     held = await stage.held(Output.PREFECT)
     _, feed, _ = stage.worker()
@@ -216,6 +240,31 @@ async def test_a_run_that_never_began_shows_its_containers_last_lines(stage: Sta
     assert len(numbered) in {499, 500}  # the late one is among the 500, or came after them
     assert lines.count("ModuleNotFoundError") == 1
     assert [line["message"] for line in await stage.lines(held, "proxy")] == ["I am the proxy"]
+
+
+async def test_an_attempt_that_is_repeated_leaves_its_last_lines(stage: Stage) -> None:
+    held = await stage.held(Output.NOWHERE, side_car_logs=(CAR,))
+    stage.console.container(stream_of(held, CAR), lines=("no upstream",))
+    stage.console.stop(stream_of(held, CAR))
+    stopped(
+        held,
+        started_at=None,
+        stop_code="TaskFailedToStart",
+        stopped_reason="Timeout waiting for network interface provisioning to complete.",
+        containers=(ContainerFacts("prefect"), ContainerFacts("proxy", exit_code=1)),
+    )
+    held.phase = Phase.STOPPED
+    logs, feed, ledger = stage.worker()
+    ledger.take(held)
+    again: list[Held] = []
+    await Report(stage.api, ledger, Define(stage.aws), feed, logs, 0.0, again.append).once()
+    assert (again, held.attempt) == ([held], 2)
+    async with anyio.create_task_group() as running:
+        running.start_soon(logs.run)
+        await wait_until(lambda: _async(len(logs) == 0))
+        running.cancel_scope.cancel()
+    await feed.once()
+    assert [line["message"] for line in await stage.lines(held, "proxy")] == ["no upstream"]
 
 
 async def test_a_run_that_began_is_not_shown_again(stage: Stage) -> None:

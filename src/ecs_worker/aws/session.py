@@ -29,6 +29,7 @@ from botocore.exceptions import (
     RefreshWithMFAUnsupportedError,
 )
 from botocore.loaders import JSONFileLoader, create_loader
+from botocore.utils import is_valid_endpoint_url
 
 from ecs_worker import __version__
 from ecs_worker.aws.ec2 import Ec2
@@ -55,6 +56,8 @@ _LONG_POLL_TIMEOUT = LONG_POLL + 10
 # Per client. More calls at once wait in the pool without a bound, so it is wider than what we start at once.
 _CONNECTIONS = 100
 
+# What is read later, or from the AWS config file, botocore holds to its own rules.
+_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_ECS")
 _OWN = AwsTarget()
 _S = TypeVar("_S", bound=Service)
 
@@ -84,10 +87,16 @@ class Aws:
         await self._stack.__aexit__(kind, error, trace)
 
     async def check(self) -> None:
-        """Raise UserError unless the worker's own chain gives credentials and a Region.
+        """Raise UserError unless the worker's own chain gives credentials, a Region and, if one is set, an endpoint.
 
         Calls AWS only where the chain itself does (roles of profiles, containers and instances).
         """
+        for name in _ENDPOINTS:
+            url = os.environ.get(name)
+            if url and not (url.startswith("http") and is_valid_endpoint_url(url)):
+                raise UserError(
+                    f"{name} is {url!r}, which is no URL: write it like http://127.0.0.1:4566, or unset it."
+                )
         try:
             with translated("credentials"):
                 session = self._session(None)

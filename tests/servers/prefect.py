@@ -246,6 +246,18 @@ class Admin:
         run: str = (await self.post(f"/deployments/{deployment_id}/create_flow_run", body))["id"]
         return run
 
+    async def create_bare_runs(self, deployment_id: str, number: int) -> list[str]:
+        """As many scheduled runs, without the server's check of their variables: a fifth of its time. Not on 2.20."""
+        found = await self.get(f"/deployments/{deployment_id}")
+        body = {
+            "flow_id": found["flow_id"],
+            "deployment_id": deployment_id,
+            "work_pool_name": found["work_pool_name"],
+            "work_queue_name": found["work_queue_name"],
+            "state": {"type": "SCHEDULED"},
+        }
+        return [(await self.post("/flow_runs/", body))["id"] for _ in range(number)]
+
     async def create_runs(self, deployment_id: str, number: int) -> list[str]:
         return [await self.create_run(deployment_id) for _ in range(number)]
 

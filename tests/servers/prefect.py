@@ -256,7 +256,8 @@ class Admin:
             "work_queue_name": found["work_queue_name"],
             "state": {"type": "SCHEDULED"},
         }
-        return [(await self.post("/flow_runs/", body))["id"] for _ in range(number)]
+        made = [await self.post("/flow_runs/", body | {"idempotency_key": str(uuid4())}) for _ in range(number)]
+        return [run["id"] for run in made]
 
     async def create_runs(self, deployment_id: str, number: int) -> list[str]:
         return [await self.create_run(deployment_id) for _ in range(number)]

@@ -20,6 +20,7 @@ from uuid import uuid4
 
 import httpx
 import tenacity
+from anyio import CapacityLimiter
 
 from ecs_worker.errors import (
     PrefectError,
@@ -47,7 +48,8 @@ API_VERSION = "0.8.4"
 _TIMEOUT = httpx.Timeout(30, connect=10)
 # Prefect Cloud's load balancer drops idle connections after 30 s, uvicorn after 5 s by default.
 # Few: httpcore asks the kernel about every idle connection before each request. Eight carry over 100 requests/s.
-_LIMITS = httpx.Limits(max_connections=8, max_keepalive_connections=8, keepalive_expiry=4)
+_CONNECTIONS = 8
+_LIMITS = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS, keepalive_expiry=4)
 
 # What official clients retry. 500 and 504 are not among them.
 _TRANSIENT = frozenset({408, 429, 502, 503})
@@ -77,6 +79,8 @@ class Transport:
         self._secrets = _secrets(settings, parts.password)
         self._patience_seconds = patience_seconds
         self._csrf = _Csrf(wanted=settings.client_csrf_support_enabled and not self.is_cloud)
+        # httpcore goes through its whole queue with each request that begins or ends: let none form there.
+        self._turns = CapacityLimiter(_CONNECTIONS)
         self._client = httpx.AsyncClient(
             headers=self.headers,
             timeout=_TIMEOUT,
@@ -149,7 +153,8 @@ class Transport:
             headers |= self._csrf.headers
         try:
             request = self._client.build_request(method, self.base_url + path, content=content, headers=headers)
-            return await self._client.send(request)
+            async with self._turns:
+                return await self._client.send(request)
         except httpx.TransportError as failure:
             what = self._redacted(str(failure) or type(failure).__name__)
             message = f"{method} {path}: no answer from {self.base_url}: {what}"

@@ -74,7 +74,7 @@ class AwsError(EcsWorkerError):
 
     `operation` is the API action, `code` AWS's error code (or the SDK exception's name when no answer came),
     `status` the HTTP status (None when no answer came), `resource_ids` the existing resources that a
-    ConflictException names.
+    ConflictException names. `retried`: the SDK had asked before, and this is the answer to its last attempt only.
     """
 
     def __init__(
@@ -85,10 +85,12 @@ class AwsError(EcsWorkerError):
         *,
         status: int | None = None,
         resource_ids: Sequence[str] = (),
+        retried: bool = False,
     ) -> None:
         self.operation = operation
         self.code = code
         self.message = message
         self.status = status
         self.resource_ids = tuple(resource_ids)
+        self.retried = retried
         super().__init__(f"{operation}: {code}: {message}")

@@ -24,6 +24,7 @@ import os
 import signal
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import anyio
@@ -110,7 +111,7 @@ class Worker:
         self._lease = Lease(api, self.ledger)
         self.poll = Poll(api, self.ledger, settings, self._send_scheduled)
         self._adopt = Adopt(
-            api, self.ledger, self._render, self._launch, self._report, self._feed, settings, self._send_held
+            api, aws, self.ledger, self._render, self._launch, self._report, self._feed, settings, self._send_held
         )
 
     async def _live(self) -> None:
@@ -137,10 +138,11 @@ class Worker:
             async with anyio.create_task_group() as launches:
                 self._launches = launches
                 await self._intake()
-                # The launches that are open now end by themselves: each sees `stopping` wherever it waits.
+                self._launch.break_off()  # a RunTask that is under way is seen to its end
                 launches.cancel_scope.deadline = anyio.current_time() + self.settings.stop_seconds
             self._announce.stopped()
-            with anyio.move_on_after(2.0):  # seconds; the last lines and events are worth that much
+            with anyio.move_on_after(2.0):  # seconds; the last ends, lines and events are worth that much
+                await self._report.look()
                 async with anyio.create_task_group() as last:
                     last.start_soon(self._feed.once)
                     last.start_soon(self._announce.once)
@@ -186,15 +188,13 @@ class Worker:
     async def _bring_up(self, held: Held) -> None:
         """A claimed run's way up to its task; or an end that says why there is none."""
         try:
-            request = await self._launch.patiently(held, lambda: self._render.once(held.run))
+            render = partial(self._launch.while_wanted, lambda: self._render.once(held.run))
+            request = await self._launch.patiently(held, render)
             await self._launch.once(held, request)
         except NotOurs as error:
             await self._let_go(held, error)
-        except JobInvalid as error:
-            await self._report.crash(held, str(error))
-        except PrefectNotFound as error:
-            log.info("%s was deleted: %s", held.run.name, error)
-            self.ledger.drop(held)
+        except (JobInvalid, PrefectNotFound) as error:  # or what it is made of was deleted, be it the run itself
+            self._report.give_up(held, str(error))
         except (LaunchFailed, NotWanted, UserError, PrefectError) as error:
             await self._give_up(held, error)
         except Exception as error:
@@ -221,8 +221,8 @@ class Worker:
             self.ledger.drop(held)
             return
         held.cancelling_since = time.monotonic()  # `cancel` stops it, and `report` then lets the run go
+        held.theirs = held.identifier_written = True
         self._launch.settle(held, task)
-        held.identifier, held.identifier_written = "", True  # the run's task is what others write, or none
 
     async def _give_up(self, held: Held, error: Exception) -> None:
         """No launch. But when a RunTask was never answered, a task may exist: then that is the launch."""
@@ -238,10 +238,12 @@ class Worker:
                 self._launch.settle(held, task)
                 await self._launch.write_identifier(held)
                 return  # `watch` has it from here, and `cancel` stops it if need be
-        if held.cancelling_since is not None:
-            await self._report.cancel(held)
-        elif isinstance(error, LaunchFailed | UserError):
-            await self._report.crash(held, str(error))
+            if isinstance(error, NotWanted):
+                # ECS may show the task a little later: `adopt` asks once more before it ends or launches anything.
+                self.ledger.drop(held)
+                return
+        if held.cancelling_since is not None or isinstance(error, LaunchFailed | UserError):
+            self._report.give_up(held, str(error))
         else:
             # Leaving, or the Prefect API could not tell what the launch needs: any worker may try, this one later.
             after = 0.0 if isinstance(error, NotWanted) else RETRY_AFTER

@@ -56,8 +56,11 @@ class Ecs(Service):
         client.meta.events.register("before-parse.ecs.DescribeTasks", read_plainly)
 
     async def run_task(self, request: Mapping[str, Any]) -> tuple[list[TaskFacts], list[AwsFailure]]:
-        """Launch tasks. `request` is RunTask's own; with a clientToken, asking again is safe."""
-        return _tasks_and_failures("RunTask", await self._call("RunTask", **request))
+        """Launch tasks. `request` is RunTask's own; with a clientToken, asking again is safe.
+
+        It doesn't wait for its `turn`: the caller does, since that may be broken off, and this may not.
+        """
+        return _tasks_and_failures("RunTask", await self._ask("RunTask", **request))
 
     async def describe_tasks(self, cluster: str, arns: Sequence[str]) -> tuple[list[TaskFacts], list[AwsFailure]]:
         """What ECS knows of at most 100 tasks of one cluster. Tasks it doesn't know (yet, or any more): failures."""

@@ -76,11 +76,13 @@ def _answered(error: Any) -> AwsError:
     response: Mapping[str, Any] = error.response
     told = response.get("Error", {})
     message = str(told.get("Message", ""))
+    metadata: Mapping[str, Any] = response.get("ResponseMetadata", {})
     return AwsError(
         # A refresh of credentials happens inside other calls: name the call that failed, not the one asked for.
         str(error.operation_name),
         str(told.get("Code", "Unknown")),
         _CANONICAL.sub("", message),
-        status=response.get("ResponseMetadata", {}).get("HTTPStatusCode"),
+        status=metadata.get("HTTPStatusCode"),
         resource_ids=response.get("resourceIds", ()),
+        retried=bool(metadata.get("RetryAttempts")),
     )

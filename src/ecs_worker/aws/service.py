@@ -32,9 +32,16 @@ class Service:
 
     async def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """Wait for the operation's turn, then ask AWS. Parameters that are None are left out."""
+        await self.turn(operation)
+        return await self._ask(operation, **parameters)
+
+    async def turn(self, operation: str) -> None:
+        """Wait until AWS's limits leave room for the operation."""
         bucket = self._limits.bucket(self.target.key, operation)
         if bucket is not None:
             await bucket.take()
+
+    async def _ask(self, operation: str, **parameters: Any) -> dict[str, Any]:
         call = getattr(self._client, xform_name(operation))
         with translated(operation):
             answer: dict[str, Any] = await call(**{k: v for k, v in parameters.items() if v is not None})

@@ -11,7 +11,7 @@ from ecs_worker.errors import AwsError
 from ecs_worker.job.reasons import Kind, Verdict, known_reason
 from ecs_worker.model import AwsFailure, TaskFacts
 
-__all__ = ["Kind", "Verdict", "classify", "is_throttle"]
+__all__ = ["NO_CLUSTER", "Kind", "Verdict", "classify", "is_throttle"]
 
 
 def classify(obstacle: AwsError | AwsFailure | TaskFacts) -> Verdict:
@@ -58,6 +58,8 @@ def _of_start(task: TaskFacts) -> Verdict:
     # A container that ran and ended tells its own story in its logs; a start that failed is worth another try.
     return Verdict(Kind.PERMANENT if task.stop_code == "EssentialContainerExited" else Kind.TRANSIENT)
 
+
+NO_CLUSTER = "ClusterNotFoundException"
 
 _TOO_MANY_REQUESTS = 429
 _REQUEST_TIMEOUT = 408
@@ -112,7 +114,7 @@ _BY_CODE = {
     "ExpiredTokenException": _EXPIRED,
     "ExpiredToken": _EXPIRED,
     "RequestExpired": _EXPIRED,
-    "ClusterNotFoundException": Verdict(
+    NO_CLUSTER: Verdict(
         Kind.PERMANENT, "Create the cluster, or correct the job variable `cluster`; clusters belong to one Region."
     ),
     "PlatformUnknownException": Verdict(Kind.PERMANENT, "Correct the job's platformVersion, or leave it out."),

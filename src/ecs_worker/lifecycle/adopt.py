@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ecs_worker.errors import AwsError, JobInvalid, PrefectError, PrefectNotFound, UserError
-from ecs_worker.lifecycle.claim import claimant, ended_before, take_back
+from ecs_worker.job.classify import NO_CLUSTER, Kind, classify
+from ecs_worker.lifecycle.claim import claimant, claims, ended_before, take_back
 from ecs_worker.lifecycle.launch import WORKER_LABEL
 from ecs_worker.lifecycle.ledger import Held
 from ecs_worker.lifecycle.report import task_of
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from uuid import UUID
 
+    from ecs_worker.aws.session import Aws
     from ecs_worker.lifecycle.feed import Feed
     from ecs_worker.lifecycle.launch import Launch
     from ecs_worker.lifecycle.ledger import Ledger
@@ -71,16 +73,14 @@ def chosen(run_id: UUID, workers: Collection[str]) -> str | None:
 
 
 def latest_claim(states: Collection[RunState], now: datetime) -> Claimed | None:
-    """The newest claim in a run's history. Sub-states such as InfrastructurePending carry none."""
-    claims = [s for s in states if s.type is StateType.PENDING and s.transition_id is not None]
-    if not claims:
+    """The newest claim in a run's history."""
+    found = claims(states)
+    if not found:
         return None
-    newest = max(claims, key=lambda state: state.timestamp or now)
-    assert newest.transition_id is not None, "filtered above"
+    newest = max(found, key=lambda state: state.timestamp or now)
+    assert newest.transition_id is not None, "claims have one"
     age = (now - newest.timestamp).total_seconds() if newest.timestamp else 0.0
-    return Claimed(
-        newest.transition_id, claimant(newest.message), age, first=len(claims) == 1, lease_id=newest.lease_id
-    )
+    return Claimed(newest.transition_id, claimant(newest.message), age, first=len(found) == 1, lease_id=newest.lease_id)
 
 
 def mine(run: FlowRun, claim: Claimed | None, live: Collection[str], me: str, *, settle: float) -> bool:
@@ -136,6 +136,7 @@ class Adopt:
     def __init__(
         self,
         api: PrefectClient,
+        aws: Aws,
         ledger: Ledger,
         render: Render,
         launch: Launch,
@@ -145,6 +146,7 @@ class Adopt:
         send: Callable[[Held], None],
     ) -> None:
         self._api = api
+        self._aws = aws
         self._ledger = ledger
         self._render = render
         self._launch = launch
@@ -154,6 +156,7 @@ class Adopt:
         self._send = send
         self._live: frozenset[str] = frozenset()
         self._looked_at_all = -math.inf
+        self._open = False
 
     async def run(self) -> None:
         """Look at the start and every `adopt_seconds`."""
@@ -173,14 +176,16 @@ class Adopt:
         pool = self._settings.pool
         online = await self._api.workers(pool, status="ONLINE")
         live = frozenset(worker.name for worker in online if worker.status == "ONLINE") | {self._settings.name}
-        everything = bool(self._live - live) or time.monotonic() - self._looked_at_all >= EVERYTHING
+        everything = self._open or bool(self._live - live) or time.monotonic() - self._looked_at_all >= EVERYTHING
         states = (*UNSETTLED, StateType.RUNNING) if everything else UNSETTLED
         orphans = [run_id for run_id in await self._api.run_ids(pool=pool, states=states) if run_id not in self._ledger]
         limiter = anyio.CapacityLimiter(AT_ONCE)
+        self._open = True  # until all is known: a run that is Pending now may be Running at the next look
+        settled: list[bool] = []
 
         async def consider(run: FlowRun) -> None:
             async with limiter:
-                await self._consider(run, live)
+                settled.append(await self._consider(run, live))
 
         # A few at a time are read whole: a dead worker may have left ten thousand.
         for start in range(0, len(orphans), READ_AT_ONCE):
@@ -189,34 +194,52 @@ class Adopt:
                 for run in await self._api.runs(pool=pool, states=states, ids=some):
                     looks.start_soon(consider, run)
         self._live = live
+        self._open = not all(settled)
         if everything:
             self._looked_at_all = time.monotonic()
 
-    async def _consider(self, run: FlowRun, live: Collection[str]) -> None:
+    async def _consider(self, run: FlowRun, live: Collection[str]) -> bool:
+        """Take the run up if it is this worker's to take. False: the next look has to see it again, whatever it is."""
         if (holder := run.labels.get(WORKER_LABEL)) in live and holder != self._settings.name:
-            return  # a live worker launched it, or took it up; no need to read its history
+            return True  # a live worker launched it, or took it up; no need to read its history
         try:
-            states = await self._api.state_history(run.id)
-            claim = latest_claim(states, datetime.now(UTC))
-            if not mine(run, claim, live, self._settings.name, settle=self._settings.settle_seconds):
-                return
-            if claim is not None and run.state_type is StateType.PENDING:
-                end = ended_before(states, claim.claim_id)
-                if end is not None:  # its worker died before it could take that back
-                    await take_back(self._api, as_held(run, claim).run, end)
-                    return
-            named = run.infrastructure_pid is not None and "::" in run.infrastructure_pid
-            if named and (claim is None or claim.worker is None or claim.first):
-                await self._watch_task(run, claim)
-            elif claim is not None:  # without a name, or the name may be an earlier attempt's
-                await self._find_or_launch(run, claim)
+            return await self._take_up(run, live)
         except UserError as error:
             log.warning("%s can't be adopted: %s", run.name, error)
+            return True
         except (PrefectError, AwsError) as error:
             log.warning("%s can't be adopted yet: %s", run.name, error)
         except Exception:
             # The rim of one run's adoption: a fault of ours must not keep the others from theirs.
             log.exception("%s can't be adopted, by a fault of ecs-worker: please report it.", run.name)
+        return False
+
+    async def _take_up(self, run: FlowRun, live: Collection[str]) -> bool:
+        me, settle = self._settings.name, self._settings.settle_seconds
+        states = await self._api.state_history(run.id)
+        claim = latest_claim(states, datetime.now(UTC))
+        if not mine(run, claim, live, me, settle=settle):
+            return claim is None or claim.age >= settle or (claim.worker in live and claim.worker != me)
+        end = ended_before(states, claim.claim_id) if claim is not None else None
+        if claim is not None and end is not None and run.state_type is StateType.PENDING:
+            await take_back(self._api, as_held(run, claim).run, end)  # its worker died before it could do so
+        elif await self._names_its_task(run, claim):
+            await self._watch_task(run, claim)
+        elif claim is not None:
+            await self._find_or_launch(run, claim)
+        return True
+
+    async def _names_its_task(self, run: FlowRun, claim: Claimed | None) -> bool:
+        """Whether the run names the task that this claim launched; the name may be an earlier attempt's."""
+        if run.infrastructure_pid is None or "::" not in run.infrastructure_pid:
+            return False
+        if claim is None or claim.worker is None or claim.first:
+            return True
+        held = as_held(run, claim)
+        placement = await placement_of(self._render, held.run, run.infrastructure_pid)
+        ecs = await self._aws.ecs(placement.target)
+        tasks, _ = await ecs.describe_tasks(placement.cluster, [task_of(run.infrastructure_pid)])
+        return any(task.started_by == held.run.started_by for task in tasks)
 
     async def _watch_task(self, run: FlowRun, claim: Claimed | None) -> None:
         """Watch the task that the run names. The next sweep describes it."""
@@ -229,9 +252,17 @@ class Adopt:
 
     async def _find_or_launch(self, run: FlowRun, claim: Claimed) -> None:
         held = as_held(run, claim)
-        request = await self._render.once(held.run)
-        held.placement = request.placement
-        task = await self._launch.find(held)
+        task, obstacle = None, ""
+        try:
+            held.placement = (await self._render.once(held.run)).placement
+            task = await self._launch.find(held)
+        except (JobInvalid, PrefectNotFound) as error:
+            obstacle = str(error)
+        except AwsError as error:
+            # Without its cluster there is no task. What else can't pass a launch by the same claim tells best.
+            unlaunched = run.state_type is StateType.PENDING and classify(error).kind is Kind.PERMANENT
+            if error.code != NO_CLUSTER and not unlaunched:
+                raise
         if task is not None:
             await self._take(held, task)
             return
@@ -239,6 +270,8 @@ class Adopt:
             return
         self._ledger.take(held)
         match run.state_type:
+            case StateType.PENDING if obstacle:
+                self._report.give_up(held, obstacle)
             case StateType.PENDING:
                 log.info("%s was claimed by %s and never launched: launching it.", run.name, claim.worker)
                 self._send(held)

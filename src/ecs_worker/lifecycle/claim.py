@@ -10,15 +10,16 @@ from __future__ import annotations
 import logging
 import time
 from typing import TYPE_CHECKING
-from uuid import uuid4
+from uuid import uuid4, uuid5
 
 from ecs_worker.errors import PrefectError, PrefectNotFound
+from ecs_worker.job.classify import Kind
 from ecs_worker.lifecycle.ledger import Held
 from ecs_worker.model import ClaimedRun
 from ecs_worker.prefect_api.schemas import ProposedState, StateType, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from uuid import UUID
 
     from ecs_worker.lifecycle.ledger import Ledger
@@ -36,6 +37,35 @@ The server lets an ended run become Pending again, so the run's history is asked
 CLAIMED_BY = "Claimed by ecs-worker "
 """What a claim's state message begins with; the worker's name follows. `adopt` reads it: it is the only word on
 whose claim it is that is written in the same instant as the claim."""
+
+
+WAITING = "InfrastructurePending"
+"""Prefect's name for the sub-state of Pending that says what a launch waits for."""
+
+
+def waiting_id(claim_id: UUID, kind: Kind) -> UUID:
+    """The transition id of the sub-state that tells of that obstacle: it, too, says whose claim it is.
+
+    The server takes no transition with the id of the one before, hence an id for each kind.
+    """
+    return uuid5(claim_id, kind)
+
+
+def of_claim(transition_id: UUID | None, claim_id: UUID) -> bool:
+    """Whether a Pending state stems from that claim. Other tools' states bear no id: they change no claim."""
+    return transition_id in {None, claim_id} or any(transition_id == waiting_id(claim_id, kind) for kind in Kind)
+
+
+def still_pending(run: FlowRun, claim_id: UUID) -> bool:
+    """Whether the run waits for its launch by that claim."""
+    transition_id = run.state.transition_id if run.state is not None else None
+    return run.state_type is StateType.PENDING and of_claim(transition_id, claim_id)
+
+
+def claims(states: Iterable[RunState]) -> list[RunState]:
+    """Those of the states that are claims."""
+    pending = (state for state in states if state.type is StateType.PENDING and state.name != WAITING)
+    return [state for state in pending if state.transition_id is not None]
 
 
 def claimant(message: str | None) -> str | None:

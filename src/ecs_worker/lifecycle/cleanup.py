@@ -18,7 +18,7 @@ import anyio
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from ecs_worker.errors import AwsError, EcsWorkerError, PrefectUnavailable, PrefectUnreachable
-from ecs_worker.job.classify import Kind, classify
+from ecs_worker.job.classify import NO_CLUSTER, Kind, classify
 from ecs_worker.lifecycle.adopt import as_held, latest_claim, placement_of
 from ecs_worker.lifecycle.report import task_of
 from ecs_worker.model import AwsTarget, Phase
@@ -41,7 +41,6 @@ WHY = "Its cancellation took too long."
 PATIENCE = 120.0  # seconds for one order; after three that end without success the server gives it up
 
 _TASK = re.compile(r".*::arn:[\w-]+:ecs:(?P<region>[\w-]+):\d+:task/.+")
-_GONE_CLUSTER = "ClusterNotFoundException"
 _GONE_TASK = "InvalidParameterException"  # with "The referenced task was not found."
 
 
@@ -169,7 +168,7 @@ class Cleanup:
 
 def gone(error: AwsError) -> bool:
     """Whether StopTask failed because there is no such task or cluster."""
-    return error.code == _GONE_CLUSTER or (error.code == _GONE_TASK and "task was not found" in error.message)
+    return error.code == NO_CLUSTER or (error.code == _GONE_TASK and "task was not found" in error.message)
 
 
 def _passes(error: BaseException) -> bool:

@@ -23,12 +23,14 @@ from tenacity.wait import wait_base
 from ecs_worker.errors import AwsError, EcsWorkerError, PrefectError
 from ecs_worker.job.classify import Kind, classify
 from ecs_worker.job.requests import without_spot
+from ecs_worker.lifecycle.claim import WAITING, claims, still_pending, waiting_id
 from ecs_worker.model import AwsFailure, Phase, TaskFacts
 from ecs_worker.prefect_api.schemas import ProposedState, StateType
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from ecs_worker.aws.ecs import Ecs
     from ecs_worker.aws.session import Aws
     from ecs_worker.job.classify import Verdict
     from ecs_worker.lifecycle.announce import Announce
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from ecs_worker.lifecycle.ledger import Held, Ledger
     from ecs_worker.model import LaunchRequest
     from ecs_worker.prefect_api.client import PrefectClient
-    from ecs_worker.prefect_api.schemas import FlowRun
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ CONFLICT = "ConflictException"
 INACTIVE = "inactive"
 REWRITE_SECONDS = 3.0
 REWRITES_AT_ONCE = 10
+STALE = 5.0  # seconds in the queue after which the run is read again before its launch
 WORKER_LABEL = "prefect.worker.name"
-WAITING = "InfrastructurePending"  # Prefect's name for the sub-state of Pending
 BEGUN = frozenset({StateType.RUNNING, StateType.PAUSED})
 DESCRIBED_AT_ONCE = 100  # DescribeTasks takes no more
 
@@ -106,6 +107,7 @@ class Launch:
         self._stopping = stopping
         self._worker = worker
         self._announce = announce
+        self._breakable: set[anyio.CancelScope] = set()
 
     async def once(self, held: Held, request: LaunchRequest) -> None:
         """Launch the run's task and write its name on the run. Raises LaunchFailed or NotWanted."""
@@ -140,6 +142,7 @@ class Launch:
         """From here on the run has a task. Its API document isn't needed any more, and is large."""
         assert held.placement is not None, "a task without a placement can't be watched"
         held.task = task
+        held.starts += 1
         held.uncertain = False
         held.run = replace(held.run, document={})
         cluster = held.placement.cluster or task.cluster_arn
@@ -173,8 +176,6 @@ class Launch:
     async def _attempt(self, held: Held, ask: Callable[[], Awaitable[T]]) -> T:
         if held.cancelling_since is not None:
             raise NotWanted("The run was cancelled before its task was launched.")
-        if self._stopping.is_set():
-            raise NotWanted("The worker stops before the run's task was launched.")
         try:
             return await ask()
         except (AwsError, _Refused) as error:
@@ -184,10 +185,27 @@ class Launch:
                 raise LaunchFailed(f"ECS refuses to launch the task{_place(held)}: {_told(error, verdict)}") from error
             raise _Again(verdict, error) from error
 
+    async def while_wanted(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What may be broken off at any time, on the way to RunTask. Raises NotWanted once the worker stops."""
+        if not self._stopping.is_set():
+            with anyio.CancelScope() as scope:
+                self._breakable.add(scope)
+                try:
+                    return await ask()
+                finally:
+                    self._breakable.discard(scope)
+        raise NotWanted("The worker stops before the run's task was launched.")
+
+    def break_off(self) -> None:
+        """The worker stops: what waits for its turn, for a look-up or for Prefect waits no longer."""
+        for scope in tuple(self._breakable):
+            scope.cancel()
+
     async def _run_task(self, held: Held, request: LaunchRequest) -> TaskFacts:
-        arn = await self._define.once(request)
+        arn = await self.while_wanted(lambda: self._define.once(request))
         run = held.run
         ecs = await self._aws.ecs(request.placement.target)
+        await self.while_wanted(lambda: self._turn(held, ecs))
         asked: dict[str, Any] = {
             **(without_spot(request.run_task) if held.on_demand else request.run_task),
             "taskDefinition": arn,
@@ -197,12 +215,12 @@ class Launch:
         try:
             tasks, failures = await ecs.run_task(asked)
         except AwsError as error:
-            if error.code == CONFLICT and error.resource_ids:
-                # This very claim and attempt already has a task, launched with other words (a new worker's name).
-                return TaskFacts(arn=error.resource_ids[0])
+            if error.code == CONFLICT:
+                # This very claim and attempt was asked for before, in other words (a new worker's name).
+                return await self._asked_before(held, error)
             if INACTIVE in error.message.lower() and not isinstance(request.definition, str):
                 self._define.forget(request)  # deregistered by somebody: the next attempt finds or registers another
-            held.uncertain = held.uncertain or classify(error).kind is Kind.AMBIGUOUS
+            held.uncertain = held.uncertain or error.retried or classify(error).kind is Kind.AMBIGUOUS
             raise
         if tasks:
             return tasks[0]
@@ -210,6 +228,25 @@ class Launch:
         held.attempt += 1
         held.on_demand = held.on_demand or request.placement.spot_fallback
         raise _Refused(failures[0] if failures else AwsFailure(reason="ECS launched no task and gave no reason"))
+
+    async def _turn(self, held: Held, ecs: Ecs) -> None:
+        """Wait for the turn that AWS's limits leave to this launch: behind hundreds of others that takes a while."""
+        began = time.monotonic()
+        await ecs.turn("RunTask")
+        if time.monotonic() - began > STALE:
+            await self._still_wanted(held)
+        if held.cancelling_since is not None:
+            raise NotWanted("The run was cancelled before its task was launched.")
+
+    async def _asked_before(self, held: Held, conflict: AwsError) -> TaskFacts:
+        """The task that the token stands for; where it stands for a failure, which ECS keeps, a new token is needed."""
+        if conflict.resource_ids:
+            return TaskFacts(arn=conflict.resource_ids[0])
+        task = await self.find(held)
+        if task is not None and not task.stopped:
+            return task
+        held.attempt += 1
+        raise _Refused(AwsFailure(reason="an earlier attempt to launch it had failed")) from conflict
 
     async def _sleep(self, seconds: float) -> None:
         """Wait, but no longer than the worker means to live."""
@@ -221,23 +258,28 @@ class Launch:
         again = state.outcome.exception() if state.outcome else None
         seconds = state.next_action.sleep if state.next_action else 0
         self._feed.tell(held.run, f"The launch waits {seconds:.0f} s: {again}", level=logging.WARNING)
-        kind = again.verdict.kind if isinstance(again, _Again) else None
+        assert isinstance(again, _Again), "nothing else is repeated"
+        kind = again.verdict.kind
         # A container may have ended the run by now, and the server lets an ended run become Pending again.
-        if kind is held.waits_for or held.uncertain:
+        if kind is held.waits_for or kind is Kind.AMBIGUOUS:
             return
         held.waits_for = kind
-        waiting = ProposedState(StateType.PENDING, WAITING, message=f"The launch waits: {again}")
+        waiting = ProposedState(
+            StateType.PENDING, WAITING, f"The launch waits: {again}", transition_id=waiting_id(held.run.claim_id, kind)
+        )
         try:
             run = await self._api.read_run(held.run.run_id)
-            if run is not None and run.state_type is StateType.PENDING:  # users may have ended it, too
+            if run is not None and still_pending(run, held.run.claim_id):  # users may have ended it, too
                 await self._api.propose_state(held.run.run_id, waiting)  # 2.20 refuses sub-states; the log has it
         except PrefectError as error:
             log.debug("%s: its state doesn't say what it waits for: %s", held.run.name, error)
 
     async def _look_again(self, held: Held, state: RetryCallState) -> None:
+        if state.attempt_number > 1:
+            await self._still_wanted(held)
+
+    async def _still_wanted(self, held: Held) -> None:
         """After a wait the run may be another's, or nobody's. Raises NotOurs."""
-        if state.attempt_number == 1:
-            return
         try:
             run = await self._api.read_run(held.run.run_id)
         except PrefectError as error:
@@ -249,7 +291,7 @@ class Launch:
             held.cancelling_since = held.cancelling_since or time.monotonic()
         elif run.state_type in BEGUN and held.uncertain and await self._claimed_last(held):
             return  # the task whose launch was not answered runs already: asked again, ECS tells its name
-        elif run.state_type is not StateType.PENDING or not self._our_claim(held, run):
+        elif not still_pending(run, held.run.claim_id):
             raise NotOurs(f"The run became {run.state_name} while its launch waited.")
 
     async def _claimed_last(self, held: Held) -> bool:
@@ -259,14 +301,8 @@ class Launch:
         except PrefectError as error:
             log.debug("The states of %s can't be read: %s", held.run.name, error)
             return True
-        claims = [s for s in states if s.type is StateType.PENDING and s.transition_id is not None]
-        newest = max(claims, key=lambda state: state.timestamp or _LONG_AGO, default=None)
+        newest = max(claims(states), key=lambda state: state.timestamp or _LONG_AGO, default=None)
         return newest is not None and newest.transition_id == held.run.claim_id
-
-    @staticmethod
-    def _our_claim(held: Held, run: FlowRun) -> bool:
-        claim = run.state.transition_id if run.state is not None else None
-        return claim in {None, held.run.claim_id}  # a sub-state bears no claim
 
     async def run(self) -> None:
         """Repeat for ever the writes of identifiers that failed: `adopt` of others goes by them."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Held:
     """One flow run that this worker holds, from its claim until its end is told.
 
-    `since` and `stopped_seen` are monotonic seconds. `attempt` counts deliberate launches, from 1.
+    `since` is in monotonic seconds. `attempt` numbers the launch's tokens, from 1; `starts` counts the tasks it got.
     """
 
     run: ClaimedRun
@@ -33,6 +33,7 @@ class Held:
     since: float = field(default_factory=time.monotonic)
     claimed_at: float = field(default_factory=time.monotonic)
     attempt: int = 1
+    starts: int = 0
     placement: Placement | None = None
     task: TaskFacts | None = None
     lease_id: UUID | None = None  # the deployment's concurrency slot, which the claim took
@@ -42,6 +43,7 @@ class Held:
     on_demand: bool = False  # Spot was taken away: the next attempt goes without it
     waits_for: str | None = None  # the kind of obstacle that the run's state tells of
     uncertain: bool = False  # a RunTask got no answer: a task may exist that is not known yet
+    theirs: bool = False  # the run is others' business by now: only the task that it left here is stopped
     cancelling_since: float | None = None
     stop_reason: str = ""  # why the worker asked ECS to stop the task; empty: it didn't
     submitted: UUID | None = None  # the event that told of the launch

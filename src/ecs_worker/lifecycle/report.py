@@ -18,6 +18,7 @@ import anyio
 from ecs_worker.errors import PrefectError, PrefectNotFound
 from ecs_worker.job.classify import Kind, classify
 from ecs_worker.job.diagnose import diagnose
+from ecs_worker.lifecycle.claim import of_claim, still_pending
 from ecs_worker.model import Phase
 from ecs_worker.prefect_api.schemas import ProposedState, StateType, Verdict
 
@@ -37,8 +38,11 @@ log = logging.getLogger(__name__)
 # Paused, suspended, awaiting retry, rescheduled: the run goes on elsewhere or later.
 ELSEWHERE = frozenset({StateType.PAUSED, StateType.SCHEDULED})
 
+IN_PROCESS = "in_process"  # `retry_type` of a run whose container waits to retry it
+
 TICK = 2.0  # seconds between two looks: tasks stop in bursts, and one read serves 200 of them
 AT_ONCE = 20  # ends told at the same time
+RELEASE_PATIENCE = 10.0  # seconds for a claim to be given back
 NAMED_WITHIN = 60.0  # seconds after its task's end that an ended run is held to have the task's name written
 
 SPOT = frozenset({"SpotInterruption", "TerminationNotice"})  # stop codes of capacity that was taken away
@@ -55,11 +59,15 @@ class Decision(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the server says of a run, as far as `decide` needs it. `claim_id` None: the state tells none."""
+    """What the server says of a run, as far as `decide` needs it. `claim_id` None: the state tells none.
+
+    `in_process`: should it be Scheduled, that is for its own container to go on; the server gives it to nobody else.
+    """
 
     state_type: StateType
     claim_id: UUID | None = None
     identifier: str = ""
+    in_process: bool = False
 
 
 def decide(seen: Seen | None, *, claim_id: UUID, identifier: str, stopped_for: float, grace: float) -> Decision:
@@ -67,9 +75,9 @@ def decide(seen: Seen | None, *, claim_id: UUID, identifier: str, stopped_for: f
 
     A run that was claimed anew, or that names another task, belongs to that claim or task.
     """
-    if seen is None or seen.state_type.final or seen.state_type in ELSEWHERE:
+    if seen is None or seen.state_type.final or (seen.state_type in ELSEWHERE and not seen.in_process):
         return Decision.FORGET
-    if seen.claim_id is not None and seen.claim_id != claim_id:
+    if not of_claim(seen.claim_id, claim_id):
         return Decision.FORGET
     if seen.identifier and task_of(seen.identifier) != task_of(identifier):
         return Decision.FORGET
@@ -90,7 +98,7 @@ def may_start_again(seen: Seen | None, held: Held) -> bool:
     """
     if seen is None or seen.state_type is not StateType.PENDING or held.task is None or held.placement is None:
         return False
-    if held.stop_reason or held.attempt >= held.placement.start_attempts:
+    if held.stop_reason or held.starts >= held.placement.start_attempts:
         return False
     return classify(held.task).kind is not Kind.PERMANENT
 
@@ -124,10 +132,14 @@ class Report:
         """Look for ever."""
         while True:
             await anyio.sleep(TICK)
-            try:
-                await self.once()
-            except PrefectError as error:
-                log.warning("The ends of runs can't be told yet: %s", error)
+            await self.look()
+
+    async def look(self) -> None:
+        """Look once, whether or not the API answers."""
+        try:
+            await self.once()
+        except PrefectError as error:
+            log.warning("The ends of runs can't be told yet: %s", error)
 
     async def once(self) -> None:
         """Look at the held runs whose task has stopped: one bulk read for 200 of them. Raises PrefectError.
@@ -166,6 +178,9 @@ class Report:
             await self._settle(held, run)
 
     async def _settle(self, held: Held, run: FlowRun | None) -> None:
+        if held.theirs:
+            await self._let_go(held)
+            return
         now = seen(run) if run is not None else None
         decision = decide(
             now,
@@ -197,7 +212,7 @@ class Report:
         """Launch another task. The run stays Pending by the same claim; the attempt gets a token of its own."""
         assert held.task is not None, "a task has failed to start"
         assert held.placement is not None, "it was launched somewhere"
-        attempts = f"Attempt {held.attempt} of {held.placement.start_attempts}"
+        attempts = f"Attempt {held.starts} of {held.placement.start_attempts}"
         message = f"{attempts} failed to start and is repeated: {self._why(held)}"
         self._feed.tell(held.run, message, level=logging.WARNING)
         self._logs.show_last(held)
@@ -215,6 +230,13 @@ class Report:
             return "It has no ECS task."
         message = held.hide(diagnose(held.task, container=held.placement.container, log=held.placement.log).message)
         return f"{held.stop_reason} {message}" if held.stop_reason else message
+
+    def give_up(self, held: Held, why: str) -> None:
+        """There is no task, and there will be none: the next look ends the run, if it still is this worker's."""
+        held.crashed_because = why
+        held.identifier = held.identifier or _named_before(held)
+        held.enter(Phase.STOPPED)
+        held.due = 0.0
 
     async def crash(self, held: Held, why: str) -> None:
         """Write Crashed with its cause, and let the run go. What can't be written now is written by a later look."""
@@ -260,12 +282,21 @@ class Report:
             scheduled_time=datetime.now(UTC) + timedelta(seconds=after),
         )
         try:
-            await self._api.propose_state(held.run.run_id, state)
-            self._feed.tell(held.run, f"No task was launched, the run is scheduled again: {why}")
+            # Just before, since another worker may have taken the run up, and an answer that is late does no good.
+            run = await self._api.read_run(held.run.run_id)
+            ours = run is not None and still_pending(run, held.run.claim_id)
+            if ours and run is not None and (run.infrastructure_pid or "") == _named_before(held):
+                await self._api.propose_state(held.run.run_id, state, patience_seconds=RELEASE_PATIENCE)
+                self._feed.tell(held.run, f"No task was launched, the run is scheduled again: {why}")
         except PrefectError as error:
             # Still Pending by our claim: the next worker's `adopt` launches it.
             log.warning("%s could not be given back, it will be adopted: %s", held.run.name, error)
         self._ledger.drop(held)
+
+
+def _named_before(held: Held) -> str:
+    """The task of an earlier attempt, which the run named when it was claimed."""
+    return str(held.run.document.get("infrastructure_pid") or "")
 
 
 def _lacks_its_task(now: Seen, held: Held) -> bool:
@@ -280,4 +311,6 @@ def seen(run: FlowRun) -> Seen:
         state_type=run.state_type or StateType.SCHEDULED,  # created, and not in any state yet
         claim_id=run.state.transition_id if run.state and run.state_type is StateType.PENDING else None,
         identifier=run.infrastructure_pid or "",
+        in_process=run.state_type is StateType.SCHEDULED
+        and (run.document.get("empirical_policy") or {}).get("retry_type") == IN_PROCESS,
     )

@@ -22,7 +22,7 @@ from ecs_worker.job.sizes import cpu_units, memory_mib, next_fargate_pair
 from ecs_worker.model import LogStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from ecs_worker.job.configuration import FlowRunContext, JobConfiguration, Prepared
 
@@ -74,9 +74,12 @@ def presumed_definition(configuration: JobConfiguration) -> dict[str, Any]:
 # RegisterTaskDefinition ---------------------------------------------------------------------------------------
 
 
-def prepare_definition(configuration: JobConfiguration, context: FlowRunContext) -> dict[str, Any] | None:
+def prepare_definition(
+    configuration: JobConfiguration, context: FlowRunContext, confidential: Collection[str] = ()
+) -> dict[str, Any] | None:
     """The RegisterTaskDefinition request; None when the run reuses a definition as it is.
 
+    `confidential` are the variables of env that may not move into the definition, which many may read.
     Raises JobInvalid if the container that should run the flow is not there.
     """
     if configuration.reused_definition:
@@ -99,7 +102,7 @@ def prepare_definition(configuration: JobConfiguration, context: FlowRunContext)
     container = _flow_container(definition["containerDefinitions"], container["name"])
     definition["family"] = _family(definition, context)
     _size(definition, container, configuration, fargate=runs_on_fargate(configuration, context, definition))
-    _make_room(definition, container, configuration, context)
+    _make_room(definition, container, configuration, context, confidential)
     request: dict[str, Any] = cleaned(definition)
     return request
 
@@ -461,12 +464,16 @@ def overrides_length(request: Mapping[str, Any]) -> int:
 
 
 def _make_room(
-    definition: dict[str, Any], container: dict[str, Any], configuration: JobConfiguration, context: FlowRunContext
+    definition: dict[str, Any],
+    container: dict[str, Any],
+    configuration: JobConfiguration,
+    context: FlowRunContext,
+    confidential: Collection[str],
 ) -> None:
     """Move the deployment's variables, largest first, into the definition until the overrides fit.
 
     What differs from run to run stays out, so that the definition is still shared by the deployment's runs; so do
-    the worker's own settings, which hold its API key.
+    the worker's own settings, which hold its API key, and what is confidential.
     """
     request = prepare_run_task(configuration, context, definition)
     excess = overrides_length(request) - MOST_OVERRIDES
@@ -474,10 +481,11 @@ def _make_room(
         return
     run_env = context.run.job_variables.get("env")
     per_run = {name.removeprefix("env.") for name in context.run.job_variables} | set(run_env or {})
+    kept = {*per_run, *confidential}
     movable = prepare(configuration, context).env.items() & dict(configuration.env).items()
     environment = _pairs(container.get("environment"))
     for name, value in sorted(movable, key=lambda item: (-len(item[1] or ""), item[0])):
-        if excess > 0 and name not in per_run:
+        if excess > 0 and name not in kept:
             environment[name] = value
             excess -= len(json.dumps({"name": name, "value": value}, separators=(",", ":"), ensure_ascii=False))
     container["environment"] = environment_list(environment)

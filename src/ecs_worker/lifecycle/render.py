@@ -174,7 +174,8 @@ async def assemble(
     """
     came_from = origins(template, deployed, context.run.job_variables)
     variables = merge_job_variables(deployed, context.run.job_variables)
-    rendered, hidden = await _resolved(render_configuration(template, variables, os.environ), sources)
+    unresolved = render_configuration(template, variables, os.environ)
+    rendered, hidden = await _resolved(unresolved, sources)
     configuration, problems = JobConfiguration.salvage(rendered, came_from)
     try:
         context = replace(context, region=sources.region(configuration.target))
@@ -193,7 +194,10 @@ async def assemble(
             configuration, reused = derived(configuration, reused, container), None
         configuration, unusable = usable(configuration, came_from)
         problems += unusable
-        definition = reused or prepare_definition(configuration, context) or presumed_definition(configuration)
+        confidential = _changed(unresolved.get("env"), rendered.get("env"))
+        definition = reused or prepare_definition(configuration, context, confidential)
+        if definition is None:
+            definition = presumed_definition(configuration)
         need = network_need(configuration, context, definition)
         network = network_configuration(need, await sources.network(configuration.target, need)) if need else None
         run_task = prepare_run_task(configuration, context, definition, network)
@@ -217,6 +221,12 @@ async def _resolved(rendered: Any, sources: Sources) -> tuple[Any, Hidden]:
     if values:
         rendered = resolve_variables(rendered, {name: value for name, value in values.items() if value is not UNSET})
     return rendered, Hidden(*documents.values(), values)
+
+
+def _changed(before: Any, after: Any) -> set[str]:
+    """The variables of env whose values came out of blocks and Prefect variables."""
+    was = before if isinstance(before, dict) else {}
+    return {name for name, value in after.items() if was.get(name) != value} if isinstance(after, dict) else set()
 
 
 def _placement(job: Job) -> Placement:

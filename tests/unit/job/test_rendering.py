@@ -1,0 +1,90 @@
+"""Whole jobs, rendered from what Prefect and ECS hold: blocks, Prefect variables, reused task definitions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+
+from ecs_worker.job.configuration import FlowRunContext
+from ecs_worker.job.requests import FoundNetwork
+from ecs_worker.job.template import UNSET
+from ecs_worker.job.variables import default_base_job_template
+from ecs_worker.lifecycle.render import render_job
+from ecs_worker.model import ClaimedRun
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ecs_worker.job.requests import NetworkNeed
+    from ecs_worker.job.rules import Job
+    from ecs_worker.job.template import BlockReference
+    from ecs_worker.model import AwsTarget
+
+pytestmark = pytest.mark.anyio
+
+CONTEXT = FlowRunContext(
+    run=ClaimedRun(UUID(int=1), "run", UUID(int=9), UUID(int=2), UUID(int=3), {}),
+    flow_name="flow",
+    pool_id=UUID(int=4),
+    pool_name="pool",
+    worker_name="w1",
+    region="",
+    server_version="3.8.8",
+    inherited_env={"PREFECT_API_KEY": "pnu_1"},
+    python_version="3.12",
+)
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """What Prefect and ECS hold."""
+
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    described: Mapping[str, Any] | None = None
+    documents: Mapping[str, Any] = field(default_factory=dict)
+
+    def region(self, _: AwsTarget) -> str:
+        return "eu-west-1"
+
+    async def block(self, reference: BlockReference) -> Mapping[str, Any]:
+        return {"value": self.secrets[reference.name]}
+
+    async def variable(self, name: str) -> Any:
+        return self.variables.get(name, UNSET)
+
+    async def document(self, _: str, path: str) -> Any:
+        return self.documents[path]
+
+    async def definition(self, *_: object) -> Mapping[str, Any] | None:
+        return self.described
+
+    async def network(self, *_: AwsTarget | NetworkNeed) -> FoundNetwork:
+        return FoundNetwork(["subnet-of-default-vpc"])
+
+
+async def rendered(job_variables: dict[str, Any], **holdings: Any) -> Job:
+    return await render_job(default_base_job_template(), job_variables, CONTEXT, Holdings(**holdings))
+
+
+def env_of(containers: Any) -> dict[str, str]:
+    [container] = containers
+    return {item["name"]: item["value"] for item in container.get("environment", [])}
+
+
+async def test_what_blocks_and_variables_hold_never_moves_into_the_definition() -> None:
+    plain = {f"A{n}": str(n) * 900 for n in range(8)}
+    job = await rendered(
+        {"env": {"PEM": "{{ prefect.blocks.secret.pem }}", "NOTE": "{{ prefect.variables.note }}", **plain}},
+        secrets={"pem": "p" * 1200},
+        variables={"note": "n" * 1000},
+    )
+    shared = env_of(job.definition["containerDefinitions"])
+    own = env_of(job.run_task["overrides"]["containerOverrides"])
+    assert (own["PEM"], own["NOTE"]) == ("p" * 1200, "n" * 1000)
+    assert shared.items() <= plain.items()
+    assert shared
+    assert "PEM" not in shared

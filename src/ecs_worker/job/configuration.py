@@ -425,7 +425,6 @@ def prepare(configuration: JobConfiguration, context: FlowRunContext) -> Prepare
     """Command, name, env and labels of one run, in the peer's order; the job's own values win.
 
     env: inherited PREFECT_ settings < the worker's defaults < the run's identity < the job's env. A null unsets.
-    A variable that a secret provides is left out: ECS refuses both.
     """
     env: dict[str, str | None] = {
         **context.inherited_env,
@@ -433,18 +432,13 @@ def prepare(configuration: JobConfiguration, context: FlowRunContext) -> Prepare
         **_identity_env(context),
         **configuration.env,
     }
-    from_secrets = set(configuration.secrets)
-    if configuration.prefect_api_key_secret_arn:
-        from_secrets.add("PREFECT_API_KEY")
-    if configuration.prefect_api_auth_string_secret_arn:
-        from_secrets.add("PREFECT_API_AUTH_STRING")
     labels = {**context.defaults.labels, **_identity_labels(context), **configuration.labels}
     return Prepared(
         command=configuration.command or DEFAULT_COMMAND,
         name=_name(configuration, context),
-        env={name: value for name, value in env.items() if value is not None and name not in from_secrets},
+        env={name: value for name, value in env.items() if value is not None},
         labels={key: value for key, value in labels.items() if value is not None},
-        unset=frozenset(name for name, value in configuration.env.items() if value is None) | from_secrets,
+        unset=frozenset(name for name, value in configuration.env.items() if value is None),
     )
 
 

@@ -97,9 +97,12 @@ def prepare_definition(
     if not definition.get("executionRoleArn"):
         definition["executionRoleArn"] = configuration.execution_role_arn or context.defaults.execution_role_arn
     add_to_definition(configuration, definition, container)
-    _settle_environment(container, configuration, prepared)
-    definition = patch(definition, _definition_patch(configuration, container["name"]))
-    container = _flow_container(definition["containerDefinitions"], container["name"])
+    container["environment"] = environment_list(_pairs(container.get("environment")), without=prepared.unset)
+    _add_secrets(container, configuration)
+    container_name = container["name"]
+    definition = patch(definition, _definition_patch(configuration, container_name))
+    definition["containerDefinitions"] = [_settled(item, item) for item in definition["containerDefinitions"]]
+    container = _flow_container(definition["containerDefinitions"], container_name)
     definition["family"] = _family(definition, context)
     _size(definition, container, configuration, fargate=runs_on_fargate(configuration, context, definition))
     _make_room(definition, container, configuration, context, confidential)
@@ -189,15 +192,26 @@ def _plain_sizes(task: dict[str, Any], containers: list[dict[str, Any]]) -> None
             container["memory"] = memory_mib(container["memory"])
 
 
-def _settle_environment(container: dict[str, Any], configuration: JobConfiguration, prepared: Prepared) -> None:
-    """Secrets win over variables of the same name, and what the job sets to null is not in the definition."""
-    container["environment"] = environment_list(_pairs(container.get("environment")), without=prepared.unset)
+def _add_secrets(container: dict[str, Any], configuration: JobConfiguration) -> None:
     secrets = {item["name"]: item for item in container.get("secrets") or [] if item.get("name")}
     secrets |= {name: {"name": name, "valueFrom": arn} for name, arn in configuration.secrets.items()}
     for name, source in _SECRETS.items():
         if arn := getattr(configuration, source):
             secrets[name] = {"name": name, "valueFrom": arn}
     container["secrets"] = list(secrets.values())
+
+
+def _settled(container: Mapping[str, Any], defined: Mapping[str, Any]) -> dict[str, Any]:
+    """A container, or its override: variables without a value are left out, and secrets win, as ECS refuses both."""
+    if not container.get("environment"):
+        return dict(container)
+    environment = environment_list(_pairs(container["environment"]), without=_secret_names(defined))
+    return {**container, "environment": environment}
+
+
+def _secret_names(container: Mapping[str, Any]) -> set[str]:
+    """The variables that the container of a definition gets from secrets."""
+    return {str(item["name"]) for item in container.get("secrets") or [] if item.get("name")}
 
 
 def definition_digest(request: Mapping[str, Any]) -> str:
@@ -342,10 +356,19 @@ def prepare_run_task(
     request["overrides"] = _overrides(request.get("overrides") or {}, configuration, context, definition, prepared)
     request["tags"] = _tags(request.get("tags"), prepared.labels, context)
     add_to_run_task(configuration, request)
-    result: dict[str, Any] = cleaned(patch(request, configuration.run_task_patch))
+    request = patch(request, configuration.run_task_patch)
+    request["overrides"] = _settled_overrides(request.get("overrides") or {}, definition)
+    result: dict[str, Any] = cleaned(request)
     if overrides_length(result) > MOST_OVERRIDES:
         _leave_out_repeated(result, configuration, definition)
     return result
+
+
+def _settled_overrides(overrides: Mapping[str, Any], definition: Mapping[str, Any]) -> dict[str, Any]:
+    defined = {container.get("name"): container for container in definition.get("containerDefinitions") or []}
+    containers = overrides.get("containerOverrides") or []
+    settled = [_settled(container, defined.get(container.get("name"), {})) for container in containers]
+    return {**overrides, "containerOverrides": settled}
 
 
 def _choose_capacity(request: dict[str, Any], launch_type: str | None) -> None:
@@ -481,7 +504,7 @@ def _make_room(
         return
     run_env = context.run.job_variables.get("env")
     per_run = {name.removeprefix("env.") for name in context.run.job_variables} | set(run_env or {})
-    kept = {*per_run, *confidential}
+    kept = {*per_run, *confidential, *_secret_names(container)}
     movable = prepare(configuration, context).env.items() & dict(configuration.env).items()
     environment = _pairs(container.get("environment"))
     for name, value in sorted(movable, key=lambda item: (-len(item[1] or ""), item[0])):

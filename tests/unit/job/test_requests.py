@@ -236,6 +236,56 @@ def test_secrets_replace_variables_of_the_same_name() -> None:
     assert not secrets.keys() & flow_override(request)["environment"].keys()
 
 
+ARN = "arn:aws:secretsmanager:eu-west-1:1:secret:k"
+FROM_SECRETS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"task_definition": {"containerDefinitions": [{"secrets": [{"name": "A", "valueFrom": ARN}]}]}}),
+    ({"container_patch": {"secrets": [{"name": "A", "valueFrom": ARN}], "environment": {"A": "2"}}}, {}),
+    (
+        {
+            "secrets": {"A": ARN},
+            "run_task_patch": {"overrides": {"containerOverrides": [{"name": "prefect", "environment": {"A": "2"}}]}},
+        },
+        {},
+    ),
+    ({"secrets": {"A": ARN}, "env": {"B": "b" * 9000}}, {}),
+]
+
+
+@pytest.mark.parametrize(("variables", "changes"), FROM_SECRETS, ids=["template", "patch", "run_task_patch", "large"])
+def test_secrets_win_wherever_they_are_said(variables: dict[str, Any], changes: dict[str, Any]) -> None:
+    env = {"A": "a" * 10_000, **variables.get("env", {})}
+    definition, request = build({**variables, "env": env, "execution_role_arn": ROLE}, **changes)
+    [container] = definition["containerDefinitions"]
+    assert container["secrets"] == [{"name": "A", "valueFrom": ARN}]
+    assert "A" not in {item["name"] for item in container.get("environment", [])}
+    assert "A" not in flow_override(request)["environment"]
+
+
+def test_of_a_reused_definition_only_its_own_secrets_win() -> None:
+    described = {
+        "networkMode": "awsvpc",
+        "cpu": "256",
+        "memory": "512",
+        "containerDefinitions": [{"name": "prefect", "secrets": [{"name": "A", "valueFrom": ARN}]}],
+    }
+    variables = {"task_definition_arn": "f:1", "cpu": 256, "memory": 512, "env": {"A": "a", "B": "b"}}
+    _, request = build({**variables, "secrets": {"B": ARN}, "prefect_api_key_secret_arn": ARN}, described=described)
+    environment = flow_override(request)["environment"]
+    assert (environment["B"], environment["PREFECT_API_KEY"]) == ("b", "pnu_1")
+    assert "A" not in environment
+
+
+def test_null_in_a_patch_removes_a_variable() -> None:
+    container = {"name": "prefect", "environment": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]}
+    patched = {"overrides": {"containerOverrides": [{"name": "prefect", "environment": {"C": None}}]}}
+    definition, request = build(
+        {"container_patch": {"environment": {"A": None}}, "env": {"C": "3"}, "run_task_patch": patched},
+        task_definition={"containerDefinitions": [container]},
+    )
+    assert definition["containerDefinitions"][0]["environment"] == [{"name": "B", "value": "2"}]
+    assert "C" not in flow_override(request)["environment"]
+
+
 def test_worker_defaults_fill_what_nobody_says() -> None:
     defaults = WorkerDefaults("dc", None, "task-role", "exec-role", {"A": "d", "B": "d"}, {"team": "d"})
     definition, request = build({"env": {"A": "job"}}, about=context(defaults=defaults))

@@ -156,17 +156,20 @@ if TYPE_CHECKING:
 else:
     # The shape of what this package reads in the templates' ECS requests; everything else passes through unread.
     class _Container(TypedDict, total=False, extra_items=Any):
+        image: _Text
         environment: _Environment
         secrets: list[_Object] | None
         logConfiguration: _Object | None
 
     class _Definition(TypedDict, total=False, extra_items=Any):
         containerDefinitions: list[_Container] | None
+        family: _Text
 
     class _Overrides(TypedDict, total=False, extra_items=Any):
         containerOverrides: list[_Container] | None
 
     class _RunTask(TypedDict, total=False, extra_items=Any):
+        taskDefinition: _Text
         overrides: _Overrides | None
         tags: Annotated[list[_Object], _items("key")]
         capacityProviderStrategy: list[_Object] | None
@@ -339,11 +342,17 @@ def _sentence(problem: Any, rendered: Mapping[str, Any], came_from: Mapping[str,
     name = path[0] if path else "The job configuration"
     value: Any = rendered
     for part in problem["loc"]:
-        value = value.get(part) if isinstance(value, dict) else None
+        value = _at(value, part)
     shown = "" if value is None or any(map(_SECRET.search, path)) else f" is {_short(value)}"
     origin = f" (from {came_from[name]})" if name in came_from else ""
     reason = str(problem["msg"])
     return f"{'.'.join(path) or name}{shown}{origin}: {reason[0].lower()}{reason[1:]}; change it or leave it out."
+
+
+def _at(value: Any, part: str | int) -> Any:
+    if isinstance(value, dict):
+        return value.get(part)
+    return value[part] if isinstance(value, list) and isinstance(part, int) and part < len(value) else None
 
 
 def _short(value: Any) -> str:

@@ -11,7 +11,7 @@ from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import JobConfiguration
 from ecs_worker.job.names import LONGEST_NAME, ecs_name
 from ecs_worker.job.options import given_network, patch
-from ecs_worker.job.requests import cleaned, flow_container_name
+from ecs_worker.job.requests import CAPACITY, cleaned, flow_container_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _AGENT_CONTAINERS = ("flow", "prefect")
 _DERIVED = "-derived"
 _DEFAULT_DEFINITION, _DEFAULT_ARGUMENTS = "--task-definition", "--run-task-kwargs"  # the worker's options
-_CAPACITY = {"launchType", "capacityProviderStrategy"}  # which exclude each other
 
 
 def paths(configuration: JobConfiguration, defaults: WorkerDefaults) -> dict[str, str]:
@@ -80,8 +79,8 @@ def _below(arguments: Mapping[str, Any], configuration: JobConfiguration, contai
     """The template's RunTask request over `arguments`: only what it leaves open is taken from them."""
     said: dict[str, Any] = cleaned(configuration.task_run_request)
     taken = {key: value for key, value in arguments.items() if key != "taskDefinition"}
-    if said.keys() & _CAPACITY:
-        taken = {key: value for key, value in taken.items() if key not in _CAPACITY}
+    if said.keys() & CAPACITY:
+        taken = {key: value for key, value in taken.items() if key not in CAPACITY}
     if configuration.vpc_id or configuration.inherit_network or given_network(configuration):
         taken.pop("networkConfiguration", None)
     containers = said.get("overrides", {}).get("containerOverrides")

@@ -34,6 +34,7 @@ MOST_OVERRIDES = 8192  # characters; RunTask, `overrides`
 # The claim's tag on the task: like startedBy, it leads whoever finds the task to the claim.
 CLAIM_TAG = "ecs-worker/claim-id"
 
+CAPACITY = {"launchType", "capacityProviderStrategy"}  # which exclude each other
 FARGATE_PROVIDERS = {"FARGATE", "FARGATE_SPOT"}
 _SECRETS = {
     "PREFECT_API_KEY": "prefect_api_key_secret_arn",
@@ -66,7 +67,7 @@ def presumed_definition(configuration: JobConfiguration) -> dict[str, Any]:
     """What a reused definition must at least be for the job to fit it, while nobody has asked ECS."""
     presumed: dict[str, Any] = {"containerDefinitions": [{"name": flow_container_name(configuration, None)}]}
     launch_type = configuration.task_run_request.get("launchType")
-    if launch_type in FARGATE_PROVIDERS or given_network(configuration):
+    if str(launch_type) in FARGATE_PROVIDERS or given_network(configuration):
         presumed["networkMode"] = "awsvpc"
     return presumed
 
@@ -104,7 +105,7 @@ def prepare_definition(
     definition["containerDefinitions"] = [_settled(item, item) for item in definition["containerDefinitions"]]
     container = _flow_container(definition["containerDefinitions"], container_name)
     definition["family"] = _family(definition, context)
-    _size(definition, container, configuration, fargate=runs_on_fargate(configuration, context, definition))
+    _size(definition, container, configuration, fargate=_fits_fargate(configuration, context, definition))
     _make_room(definition, container, configuration, context, confidential)
     request: dict[str, Any] = cleaned(definition)
     return request
@@ -253,13 +254,30 @@ def launch_type_of(
     return "FARGATE" if required == {"FARGATE"} and "FARGATE" in possible else None
 
 
-def runs_on_fargate(configuration: JobConfiguration, context: FlowRunContext, definition: Mapping[str, Any]) -> bool:
-    """Whether the task definition has to fit Fargate."""
+def capacity(configuration: JobConfiguration, context: FlowRunContext, definition: Mapping[str, Any]) -> dict[str, Any]:
+    """RunTask's part that says where the task runs: a strategy excludes a launch type; FARGATE_SPOT is a provider."""
+    if strategy := configuration.task_run_request.get("capacityProviderStrategy"):
+        return {"capacityProviderStrategy": strategy}
+    launch_type = launch_type_of(configuration, context, definition)
+    if launch_type == "FARGATE_SPOT":
+        return {"capacityProviderStrategy": [{"capacityProvider": "FARGATE_SPOT", "weight": 1}]}
+    return {"launchType": launch_type} if launch_type else {}
+
+
+def runs_on_fargate(request: Mapping[str, Any]) -> bool:
+    """Whether a RunTask request (or only its `capacity`) is for Fargate, as far as it says."""
+    if strategy := request.get("capacityProviderStrategy"):
+        return {str(item.get("capacityProvider")) for item in strategy} <= FARGATE_PROVIDERS
+    return request.get("launchType") == "FARGATE"
+
+
+def _fits_fargate(configuration: JobConfiguration, context: FlowRunContext, definition: Mapping[str, Any]) -> bool:
+    """Whether our definition is made for Fargate; so, as in prefect-aws, if only the launch type beside a strategy is.
+
+    EC2 runs such a definition, too.
+    """
     configured = configuration.task_run_request.get("launchType") or context.defaults.launch_type
-    strategy = configuration.task_run_request.get("capacityProviderStrategy")
-    if strategy and not configured:
-        return {item.get("capacityProvider") for item in strategy} <= FARGATE_PROVIDERS
-    return launch_type_of(configuration, context, definition) in FARGATE_PROVIDERS
+    return str(configured) in FARGATE_PROVIDERS or runs_on_fargate(capacity(configuration, context, definition))
 
 
 # Network ------------------------------------------------------------------------------------------------------
@@ -270,12 +288,14 @@ class NetworkNeed:
     """What must be found out before RunTask.
 
     The subnets of `vpc_id`; else, with `inherit`, the worker's own network; else the subnets of the default VPC.
-    `given` is the job's own awsvpcConfiguration; if it has subnets, they must be among those.
+    `given` is the job's own awsvpcConfiguration; if it has subnets, they must be among those. `public_ip` False: the
+    task can't have a public address, as only Fargate's can.
     """
 
     vpc_id: str | None
     given: Mapping[str, Any] = field(default_factory=dict)
     inherit: bool = False
+    public_ip: bool = True
 
     def __str__(self) -> str:
         if self.vpc_id:
@@ -309,7 +329,10 @@ def network_need(
         return None
     wished = configuration.inherit_network
     inherit = context.defaults.inherit_network if wished is None else wished
-    return NetworkNeed(configuration.vpc_id, given, inherit=inherit and not configuration.vpc_id)
+    asked = capacity(configuration, context, definition)
+    # Which capacity the cluster's default is, nobody knows.
+    fargate = runs_on_fargate(asked) if asked else "FARGATE" in (definition.get("requiresCompatibilities") or [])
+    return NetworkNeed(configuration.vpc_id, given, inherit=inherit and not configuration.vpc_id, public_ip=fargate)
 
 
 def network_configuration(need: NetworkNeed, found: FoundNetwork) -> dict[str, Any]:
@@ -323,7 +346,7 @@ def network_configuration(need: NetworkNeed, found: FoundNetwork) -> dict[str, A
     if not found.subnets:
         remedy = "check vpc_id and the Region" if need.vpc_id else "set vpc_id, or subnets in network_configuration"
         raise JobInvalid([f"No subnets were found in {need}: {remedy}."])
-    network: dict[str, Any] = {"assignPublicIp": "ENABLED" if found.public_ip else "DISABLED"}
+    network: dict[str, Any] = {"assignPublicIp": "ENABLED" if found.public_ip and need.public_ip else "DISABLED"}
     if found.security_groups:
         network["securityGroups"] = list(found.security_groups)
     return {"awsvpcConfiguration": {**network, **need.given, "subnets": list(found.subnets)[:MOST_SUBNETS]}}
@@ -347,7 +370,8 @@ def prepare_run_task(
     request.pop("taskDefinition", None)
     prepared = prepare(configuration, context)
     request["cluster"] = request.get("cluster") or configuration.cluster or context.defaults.cluster
-    _choose_capacity(request, launch_type_of(configuration, context, definition))
+    request = {key: value for key, value in request.items() if key not in CAPACITY}
+    request |= capacity(configuration, context, definition)
     given = given_network(configuration)
     if network:
         request["networkConfiguration"] = dict(network)
@@ -356,6 +380,8 @@ def prepare_run_task(
     request["overrides"] = _overrides(request.get("overrides") or {}, configuration, context, definition, prepared)
     request["tags"] = _tags(request.get("tags"), prepared.labels, context)
     add_to_run_task(configuration, request)
+    if any(configuration.run_task_patch.get(key) for key in CAPACITY):
+        request = {key: value for key, value in request.items() if key not in CAPACITY}
     request = patch(request, configuration.run_task_patch)
     request["overrides"] = _settled_overrides(request.get("overrides") or {}, definition)
     result: dict[str, Any] = cleaned(request)
@@ -369,17 +395,6 @@ def _settled_overrides(overrides: Mapping[str, Any], definition: Mapping[str, An
     containers = overrides.get("containerOverrides") or []
     settled = [_settled(container, defined.get(container.get("name"), {})) for container in containers]
     return {**overrides, "containerOverrides": settled}
-
-
-def _choose_capacity(request: dict[str, Any], launch_type: str | None) -> None:
-    """A capacity provider strategy excludes a launch type; FARGATE_SPOT is a provider, no launch type."""
-    request.pop("launchType", None)
-    if request.get("capacityProviderStrategy"):
-        return
-    if launch_type == "FARGATE_SPOT":
-        request["capacityProviderStrategy"] = [{"capacityProvider": "FARGATE_SPOT", "weight": 1}]
-    elif launch_type:
-        request["launchType"] = launch_type
 
 
 def without_spot(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -412,7 +427,7 @@ def _overrides(
     overrides = {**given, "containerOverrides": containers}
     add_to_overrides(configuration, overrides, flow)
     _plain_sizes(overrides, containers)
-    if configuration.round_up_resources and runs_on_fargate(configuration, context, definition):
+    if configuration.round_up_resources and _fits_fargate(configuration, context, definition):
         _round_up(overrides, definition)
     if not overrides.get("taskRoleArn") and not definition.get("taskRoleArn"):
         overrides["taskRoleArn"] = context.defaults.task_role_arn

@@ -15,6 +15,7 @@ from ecs_worker.errors import JobInvalid
 from ecs_worker.job.masking import Hidden
 from ecs_worker.job.names import ecs_name
 from ecs_worker.job.requests import (
+    CAPACITY,
     DEFAULT_CONTAINER,
     DEFAULT_CPU,
     DEFAULT_MEMORY,
@@ -34,8 +35,11 @@ if TYPE_CHECKING:
 
     from ecs_worker.job.configuration import FlowRunContext, JobConfiguration
 
+LAUNCH_TYPES = ("FARGATE", "EC2", "EXTERNAL")
 MOST_CONTAINERS = 10
 MOST_PROVIDERS = 20
+MOST_WEIGHT = 1000
+MOST_BASE = 100_000
 MOST_SECURITY_GROUPS = 5
 MOST_TAGS = 50
 MOST_DEFINITION = 65_536  # bytes
@@ -68,6 +72,16 @@ class Job:
     def containers(self) -> list[Mapping[str, Any]]:
         """The definition's containers."""
         return list(self.definition.get("containerDefinitions") or [])
+
+    @property
+    def on_fargate(self) -> bool:
+        """Whether the task is for Fargate."""
+        return runs_on_fargate(self.run_task)
+
+    @property
+    def made_for_fargate(self) -> bool:
+        """Whether the definition must do for Fargate, wherever the task runs."""
+        return self.on_fargate or "FARGATE" in (self.definition.get("requiresCompatibilities") or [])
 
     def origin(self, variable: str) -> str:
         """Where the job variable came from, as a bracket for messages."""
@@ -173,30 +187,50 @@ def _log_options_need_logs(job: Job) -> Iterator[str]:
         )
 
 
-def _launch_type_fits_definition(job: Job) -> Iterator[str]:
-    if job.configuration.task_run_request.get("capacityProviderStrategy"):
-        return
-    launch_type = launch_type_of(job.configuration, job.context, job.definition)
+def _launch_type(job: Job) -> Iterator[str]:
+    launch_type = job.run_task.get("launchType")
     if launch_type is None:
         return
-    wanted = "FARGATE" if launch_type == "FARGATE_SPOT" else launch_type
+    if launch_type not in LAUNCH_TYPES:
+        yield (
+            f"launch_type is {launch_type!r}{job.origin('launch_type')}, which ECS doesn't know; choose "
+            f"{', '.join(LAUNCH_TYPES)} or FARGATE_SPOT."
+        )
+    if job.run_task.get("capacityProviderStrategy"):
+        yield (
+            f"run_task_patch{job.origin('run_task_patch')} has both launchType and capacityProviderStrategy, which "
+            "exclude each other; leave one out."
+        )
+
+
+def _launch_type_fits_definition(job: Job) -> Iterator[str]:
+    wanted = "FARGATE" if job.on_fargate else job.run_task.get("launchType")
+    if wanted is None:
+        return
+    if any(job.configuration.run_task_patch.get(key) for key in CAPACITY):
+        said = f"run_task_patch{job.origin('run_task_patch')} chooses {wanted}"
+    elif job.configuration.task_run_request.get("capacityProviderStrategy"):
+        said = f"capacity_provider_strategy{job.origin('capacity_provider_strategy')} is for Fargate"
+    else:
+        launch_type = launch_type_of(job.configuration, job.context, job.definition)
+        said = f"launch_type is {launch_type!r}{job.origin('launch_type')}"
     required = job.definition.get("requiresCompatibilities") or []
     # Definitions made for Fargate also run on EC2.
     if required and wanted not in required and not (wanted == "EC2" and "FARGATE" in required):
         yield (
-            f"launch_type is {launch_type!r}{job.origin('launch_type')}, but the task definition requires "
-            f"{', '.join(required)}; change launch_type or requiresCompatibilities."
+            f"{said}, but the task definition requires {', '.join(required)}; change the one or its "
+            "requiresCompatibilities."
         )
     network_mode = job.definition.get("networkMode")
     if wanted == "FARGATE" and network_mode != "awsvpc":
         yield (
-            f"launch_type is {launch_type!r}{job.origin('launch_type')}, which needs network mode 'awsvpc', but the "
-            f"task definition has {network_mode or 'bridge'!r}; leave networkMode out or choose launch type EC2."
+            f"{said}, which needs network mode 'awsvpc', but the task definition has {network_mode or 'bridge'!r}; "
+            "leave networkMode out or choose launch type EC2."
         )
 
 
 def _fargate_pair(job: Job) -> Iterator[str]:
-    if not runs_on_fargate(job.configuration, job.context, job.definition):
+    if not job.on_fargate:
         return
     overrides = job.run_task.get("overrides") or {}
     cpu = cpu_units(overrides.get("cpu") or job.definition.get("cpu") or DEFAULT_CPU)
@@ -228,7 +262,7 @@ def _at_most_ten_containers(job: Job) -> Iterator[str]:
 def _log_driver_needs_execution_role(job: Job) -> Iterator[str]:
     if job.definition.get("executionRoleArn") or job.configuration.configure_cloudwatch_logs:
         return
-    if not runs_on_fargate(job.configuration, job.context, job.definition):
+    if not job.made_for_fargate:
         return
     for container in job.containers:
         if (container.get("logConfiguration") or {}).get("logDriver") == "awslogs":
@@ -242,6 +276,16 @@ def _strategy(job: Job) -> Iterator[str]:
     strategy = job.run_task.get("capacityProviderStrategy") or []
     came_from = job.origin("capacity_provider_strategy")
     names = {str(item.get("capacityProvider")) for item in strategy}
+    for item in strategy:
+        if not item.get("capacityProvider"):
+            yield f"capacity_provider_strategy{came_from} has an item without capacityProvider; name one in each."
+        for key, most in (("weight", MOST_WEIGHT), ("base", MOST_BASE)):
+            value = item.get(key, 0)
+            if type(value) is not int or not 0 <= value <= most:
+                yield (
+                    f"capacity_provider_strategy{came_from} has an item with {key} {value!r}; write a number from 0 to "
+                    f"{most}."
+                )
     if len(strategy) > MOST_PROVIDERS:
         yield f"capacity_provider_strategy{came_from} has {len(strategy)} items; ECS allows {MOST_PROVIDERS}."
     if names & FARGATE_PROVIDERS and names - FARGATE_PROVIDERS:
@@ -271,19 +315,28 @@ def _network(job: Job) -> Iterator[str]:
 
 
 def _fargate_refuses(job: Job) -> Iterator[str]:
-    if not runs_on_fargate(job.configuration, job.context, job.definition):
-        return
-    for name in ("gpu", "placement_constraints", "placement_strategy"):
+    refused = ["gpu"] * job.made_for_fargate + ["placement_constraints", "placement_strategy"] * job.on_fargate
+    for name in refused:
         if getattr(job.configuration, name):
             yield f"{name}{job.origin(name)} has no use on Fargate, which refuses it; choose launch type EC2."
 
 
 def _only_on_fargate(job: Job) -> Iterator[str]:
-    if runs_on_fargate(job.configuration, job.context, job.definition):
+    if job.on_fargate:
         return
     for name in ("ephemeral_storage_gib", "platform_version"):
         if getattr(job.configuration, name):
             yield f"{name}{job.origin(name)} is only for Fargate; leave it out or choose launch type FARGATE."
+
+
+def _public_addresses_are_fargate_s(job: Job) -> Iterator[str]:
+    vpc = (job.run_task.get("networkConfiguration") or {}).get("awsvpcConfiguration") or {}
+    asked = job.run_task.keys() & CAPACITY
+    if asked and not job.on_fargate and vpc.get("assignPublicIp") == "ENABLED":
+        yield (
+            f"The task gets a public address{job.origin('assign_public_ip') or job.origin('network_configuration')}, "
+            "which ECS gives only to tasks on Fargate; set assign_public_ip to false."
+        )
 
 
 def _execute_command_needs_task_role(job: Job) -> Iterator[str]:
@@ -367,10 +420,12 @@ RULES = (
     _logs_need_execution_role,
     _log_options_need_logs,
     _log_driver_needs_execution_role,
+    _launch_type,
     _launch_type_fits_definition,
     _fargate_pair,
     _fargate_refuses,
     _only_on_fargate,
+    _public_addresses_are_fargate_s,
     _strategy,
     _network,
     _execute_command_needs_task_role,
@@ -381,4 +436,12 @@ RULES = (
 )
 
 # These don't look at the task definition.
-_OF_THE_RUN = (_one_task, _log_options_need_logs, _strategy, _tags, _overrides_fit)
+_OF_THE_RUN = (
+    _one_task,
+    _log_options_need_logs,
+    _launch_type,
+    _strategy,
+    _public_addresses_are_fargate_s,
+    _tags,
+    _overrides_fit,
+)

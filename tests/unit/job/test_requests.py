@@ -210,6 +210,32 @@ def test_launch_type_null_is_fargate_unless_the_definition_or_the_strategy_says_
     assert "requiresCompatibilities" not in definition
 
 
+def test_a_strategy_of_fargate_makes_a_definition_for_fargate_whatever_the_launch_type() -> None:
+    spot = [{"capacityProvider": "FARGATE_SPOT", "weight": 1}]
+    definition, request = build({"launch_type": "EC2", "capacity_provider_strategy": spot, "platform_version": "1.4.0"})
+    assert (definition["requiresCompatibilities"], definition["networkMode"]) == (["FARGATE"], "awsvpc")
+    assert (request["capacityProviderStrategy"], "launchType" in request) == (spot, False)
+    _, request = build({"run_task_patch": {"capacityProviderStrategy": spot}})
+    assert (request["capacityProviderStrategy"], "launchType" in request) == (spot, False)
+    _, request = build({"capacity_provider_strategy": spot, "run_task_patch": {"launchType": "FARGATE"}})
+    assert (request["launchType"], "capacityProviderStrategy" in request) == ("FARGATE", False)
+
+
+def test_a_strategy_of_instances_makes_a_task_for_instances() -> None:
+    asg = [{"capacityProvider": "asg", "weight": 1}]
+    spread = [{"type": "spread", "field": "host"}]
+    _, request = build({"capacity_provider_strategy": asg, "placement_strategy": spread})
+    assert request["placementStrategy"] == spread
+    assert request["networkConfiguration"]["awsvpcConfiguration"]["assignPublicIp"] == "DISABLED"
+
+
+def test_only_fargate_gives_public_addresses() -> None:
+    awsvpc = {"networkMode": "awsvpc"}
+    for launch_type, given in (("EC2", "DISABLED"), ("FARGATE", "ENABLED"), ("FARGATE_SPOT", "ENABLED")):
+        _, request = build({"launch_type": launch_type}, task_definition=awsvpc)
+        assert request["networkConfiguration"]["awsvpcConfiguration"]["assignPublicIp"] == given
+
+
 def test_env_null_unsets_what_the_worker_and_the_definition_would_set() -> None:
     container = {"name": "prefect", "environment": {"A": "1", "B": "2"}}
     definition, request = build(
@@ -588,6 +614,43 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "several items with a base",
     ),
     ({"capacity_provider_strategy": [{"capacityProvider": "a", "weight": 1}] * 21}, {}, "has 21 items"),
+    ({"capacity_provider_strategy": [{"weight": 1}]}, {}, "has an item without capacityProvider; name one"),
+    ({"capacity_provider_strategy": [{"capacityProvider": "a", "weight": "1"}]}, {}, "weight '1'; write a number from"),
+    ({"capacity_provider_strategy": [{"capacityProvider": "a", "weight": 1001}]}, {}, "a number from 0 to 1000."),
+    ({"launch_type": "fargate"}, {}, "launch_type is 'fargate' (from the deployment's job variables), which ECS"),
+    ({"launch_type": ["FARGATE"]}, {}, "choose FARGATE, EC2, EXTERNAL or FARGATE_SPOT."),
+    (
+        {"run_task_patch": {"launchType": "EC2", "capacityProviderStrategy": [{"capacityProvider": "a", "weight": 1}]}},
+        {},
+        "has both launchType and capacityProviderStrategy",
+    ),
+    (
+        {"launch_type": "EC2", "subnets": ["s"], "assign_public_ip": True},
+        {},
+        "The task gets a public address (from the deployment's job variables), which ECS gives only to",
+    ),
+    (
+        {"launch_type": "EC2", "capacity_provider_strategy": [{"capacityProvider": "FARGATE", "weight": 1}]},
+        {"task_definition": {"networkMode": "bridge"}},
+        "capacity_provider_strategy (from the deployment's job variables) is for Fargate, which needs network mode",
+    ),
+    (
+        {"run_task_patch": {"launchType": "EXTERNAL"}},
+        {},
+        "run_task_patch (from the deployment's job variables) chooses EXTERNAL, but the task definition requires",
+    ),
+    (
+        {"gpu": 1, "capacity_provider_strategy": [{"capacityProvider": "asg", "weight": 1}]},
+        {},
+        "has no use on Fargate, which refuses it; choose launch type EC2",
+    ),
+    (
+        {"ephemeral_storage_gib": 50, "capacity_provider_strategy": [{"capacityProvider": "asg", "weight": 1}]},
+        {},
+        "is only for Fargate",
+    ),
+    ({"image": ["a"]}, {}, "image is a list"),
+    ({"task_definition_arn": {"a": 1}}, {}, "taskDefinition is a dict"),
     ({}, {"task_definition": {"networkMode": "bridge"}}, "needs network mode 'awsvpc'"),
     ({"launch_type": "EC2"}, {"task_definition": {"requiresCompatibilities": ["EXTERNAL"]}}, "requires EXTERNAL"),
     (
@@ -611,7 +674,11 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {"task_definition": {"containerDefinitions": [{"name": f"c{n}", "image": "i"} for n in range(11)]}},
         "has 11 containers; ECS allows 10",
     ),
-    ({}, {"task_definition": {"containerDefinitions": ["prefect"]}}, "task_definition.containerDefinitions.0: input"),
+    (
+        {},
+        {"task_definition": {"containerDefinitions": ["prefect"]}},
+        "task_definition.containerDefinitions.0 is 'prefect': input",
+    ),
     ({"task_definition_patch": {"containerDefinitions": 5}}, {}, "task_definition_patch.containerDefinitions is 5"),
     ({"container_patch": {"dockerLabels": {"a": "b" * 66000}}}, {}, "bytes; ECS allows 65536"),
     (

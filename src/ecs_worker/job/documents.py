@@ -93,9 +93,9 @@ def _below(arguments: Mapping[str, Any], configuration: JobConfiguration, contai
 def derived(configuration: JobConfiguration, described: Mapping[str, Any], container: str) -> JobConfiguration:
     """For `derive_task_definition`: the reused definition as the base of our own, in a family of its own.
 
-    `described` is the reused definition as a RegisterTaskDefinition request, `container` the one that runs the flow.
+    `described` is the reused definition as ECS describes it, `container` the one that runs the flow.
     """
-    base = dict(described)
+    base = {key: value for key, value in described.items() if key != "compatibilities"}
     base["family"] = ecs_name(str(described.get("family", "")))[: LONGEST_NAME - len(_DERIVED)] + _DERIVED
     request = {key: value for key, value in configuration.task_run_request.items() if key != "taskDefinition"}
     return _over(base, configuration.model_copy(update={"task_run_request": request}), container)

@@ -88,3 +88,17 @@ async def test_what_blocks_and_variables_hold_never_moves_into_the_definition() 
     assert shared.items() <= plain.items()
     assert shared
     assert "PEM" not in shared
+
+
+async def test_a_reused_definition_that_fargate_can_t_run_goes_where_the_cluster_s_default_is() -> None:
+    described = {
+        "family": "f",
+        "networkMode": "bridge",
+        "compatibilities": ["EC2", "EXTERNAL"],
+        "containerDefinitions": [{"name": "app", "image": "i", "memory": 512}],
+    }
+    job = await rendered({"task_definition_arn": "f:1", "launch_type": None}, described=described)
+    assert not job.run_task.keys() & {"launchType", "capacityProviderStrategy", "networkConfiguration"}
+    derived = {"task_definition_arn": "f:1", "launch_type": "EC2", "derive_task_definition": True}
+    job = await rendered(derived, described=described)
+    assert "compatibilities" not in job.definition

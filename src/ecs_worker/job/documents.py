@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import JobConfiguration
 from ecs_worker.job.names import LONGEST_NAME, ecs_name
-from ecs_worker.job.options import given_network, patch
+from ecs_worker.job.options import given_network, network_variable, patch
 from ecs_worker.job.requests import CAPACITY, cleaned, flow_container_name
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ def with_documents(
     definition = _one("task_definition", configuration.inline_task_definition, configuration, contents)
     arguments = _one("run_task_kwargs", configuration.run_task_kwargs, configuration, contents)
     if arguments:
-        merged = patch(configuration.task_run_request, arguments)
-        configuration = configuration.model_copy(update={"task_run_request": merged})
+        configuration = _with_arguments(configuration, arguments)
     if not definition and defaults.task_definition_path:
         definition = _document("task_definition", defaults.task_definition_path, _DEFAULT_DEFINITION, contents)
     if definition and not configuration.reused_definition:
@@ -81,7 +80,7 @@ def _below(arguments: Mapping[str, Any], configuration: JobConfiguration, contai
     taken = {key: value for key, value in arguments.items() if key != "taskDefinition"}
     if said.keys() & CAPACITY:
         taken = {key: value for key, value in taken.items() if key not in CAPACITY}
-    if configuration.vpc_id or configuration.inherit_network or given_network(configuration):
+    if configuration.vpc_id or configuration.inherit_network or given_network(configuration).get("subnets"):
         taken.pop("networkConfiguration", None)
     containers = said.get("overrides", {}).get("containerOverrides")
     if containers and not containers[0].get("name"):
@@ -150,6 +149,19 @@ def _document(name: str, path: str, source: str, contents: Mapping[str, Any]) ->
         raise JobInvalid([f"{source}: {path} holds no mapping; write the ECS request as YAML or JSON there."])
     validated: Mapping[str, Any] = getattr(JobConfiguration.load({name: document}), name)
     return validated
+
+
+def _with_arguments(configuration: JobConfiguration, arguments: Mapping[str, Any]) -> JobConfiguration:
+    merged = patch(configuration.task_run_request, arguments)
+    if not arguments.get("networkConfiguration"):
+        return configuration.model_copy(update={"task_run_request": merged})
+    # They lie above the template's network_configuration, too.
+    template = patch(
+        configuration.task_run_request.get("networkConfiguration") or {},
+        {"awsvpcConfiguration": network_variable(configuration)},
+    )
+    merged["networkConfiguration"] = patch(template, arguments["networkConfiguration"])
+    return configuration.model_copy(update={"task_run_request": merged, "network_configuration": {}})
 
 
 def _over(base: Mapping[str, Any], configuration: JobConfiguration, container: str) -> JobConfiguration:

@@ -101,9 +101,14 @@ def environment_files(arns: Iterable[str]) -> list[dict[str, str]]:
     return [{"value": arn, "type": "s3"} for arn in arns]
 
 
+def network_variable(configuration: JobConfiguration) -> dict[str, Any]:
+    """The variable network_configuration; RunTask's wrapping of it is tolerated."""
+    return dict(configuration.network_configuration.get("awsvpcConfiguration", configuration.network_configuration))
+
+
 def given_network(configuration: JobConfiguration) -> dict[str, Any]:
-    """The job's own awsvpcConfiguration; RunTask's wrapping of it is tolerated."""
-    given = dict(configuration.network_configuration.get("awsvpcConfiguration", configuration.network_configuration))
+    """The job variables' awsvpcConfiguration."""
+    given = network_variable(configuration)
     if configuration.subnets:
         given["subnets"] = list(configuration.subnets)
     if configuration.security_groups:
@@ -111,6 +116,12 @@ def given_network(configuration: JobConfiguration) -> dict[str, Any]:
     if configuration.assign_public_ip is not None:
         given["assignPublicIp"] = "ENABLED" if configuration.assign_public_ip else "DISABLED"
     return given
+
+
+def wanted_network(configuration: JobConfiguration) -> dict[str, Any]:
+    """The task's awsvpcConfiguration as far as the job says it: the RunTask request below the job variables."""
+    requested = configuration.task_run_request.get("networkConfiguration") or {}
+    return {**(requested.get("awsvpcConfiguration") or {}), **given_network(configuration)}
 
 
 def _update(target: dict[str, Any], key: str, values: Mapping[str, Any]) -> None:

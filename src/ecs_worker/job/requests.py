@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import prepare
 from ecs_worker.job.names import LONGEST_TAG_KEY, LONGEST_TAG_VALUE, ecs_name, generated_family, tag_text
-from ecs_worker.job.options import add_to_definition, add_to_overrides, add_to_run_task, given_network, patch
+from ecs_worker.job.options import (
+    add_to_definition,
+    add_to_overrides,
+    add_to_run_task,
+    given_network,
+    patch,
+    wanted_network,
+)
 from ecs_worker.job.sizes import cpu_units, memory_mib, next_fargate_pair
 from ecs_worker.model import LogStream
 
@@ -67,7 +74,7 @@ def presumed_definition(configuration: JobConfiguration) -> dict[str, Any]:
     """What a reused definition must at least be for the job to fit it, while nobody has asked ECS."""
     presumed: dict[str, Any] = {"containerDefinitions": [{"name": flow_container_name(configuration, None)}]}
     launch_type = configuration.task_run_request.get("launchType")
-    if str(launch_type) in FARGATE_PROVIDERS or given_network(configuration):
+    if str(launch_type) in FARGATE_PROVIDERS or wanted_network(configuration):
         presumed["networkMode"] = "awsvpc"
     return presumed
 
@@ -322,10 +329,9 @@ def network_need(
     """
     if definition.get("networkMode") != "awsvpc":
         return None
-    given = given_network(configuration)
-    if configuration.subnets or (given.get("subnets") and not configuration.vpc_id):
-        return None
-    if not given and configuration.task_run_request.get("networkConfiguration"):
+    given = wanted_network(configuration)
+    in_vpc = configuration.vpc_id and not configuration.subnets and given_network(configuration).get("subnets")
+    if given.get("subnets") and not in_vpc:
         return None
     wished = configuration.inherit_network
     inherit = context.defaults.inherit_network if wished is None else wished
@@ -372,7 +378,7 @@ def prepare_run_task(
     request["cluster"] = request.get("cluster") or configuration.cluster or context.defaults.cluster
     request = {key: value for key, value in request.items() if key not in CAPACITY}
     request |= capacity(configuration, context, definition)
-    given = given_network(configuration)
+    given = wanted_network(configuration)
     if network:
         request["networkConfiguration"] = dict(network)
     elif given and definition.get("networkMode") == "awsvpc":

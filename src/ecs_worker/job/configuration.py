@@ -191,7 +191,7 @@ class Volume(BaseModel):
 
     def definition(self) -> dict[str, Any]:
         """The definition's part."""
-        launch = {"configuredAtLaunch": True} if self.managedEBSVolume else {}
+        launch = {} if self.managedEBSVolume is None else {"configuredAtLaunch": True}
         return {"name": self.name, **(self.model_extra or {}), **launch}
 
     def mount_point(self) -> dict[str, Any]:
@@ -200,7 +200,8 @@ class Volume(BaseModel):
 
     def at_launch(self) -> list[dict[str, Any]]:
         """RunTask's part."""
-        return [{"name": self.name, "managedEBSVolume": self.managedEBSVolume}] if self.managedEBSVolume else []
+        made = self.managedEBSVolume
+        return [] if made is None else [{"name": self.name, "managedEBSVolume": made}]
 
 
 class JobConfiguration(BaseModel):

@@ -67,10 +67,16 @@ def add_to_definition(configuration: JobConfiguration, definition: dict[str, Any
         container["readonlyRootFilesystem"] = configuration.readonly_root_filesystem
     for volume in configuration.volumes:
         definition["volumes"] = _patch_list(list(definition.get("volumes") or []), [volume.definition()], "name")
-        container["mountPoints"] = [*(container.get("mountPoints") or []), volume.mount_point()]
+        mount = volume.mount_point()
+        others = [item for item in container.get("mountPoints") or [] if not _same_mount(item, mount)]
+        container["mountPoints"] = [*others, mount]
     if configuration.subnets or configuration.security_groups:
         # Only this mode has subnets; the mode that the definition names is left for the rules to judge.
         definition["networkMode"] = definition.get("networkMode") or "awsvpc"
+
+
+def _same_mount(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one.get(key) == other[key] for key in ("sourceVolume", "containerPath"))
 
 
 def add_to_run_task(configuration: JobConfiguration, request: dict[str, Any]) -> None:

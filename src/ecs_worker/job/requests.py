@@ -400,7 +400,9 @@ def _settled_overrides(overrides: Mapping[str, Any], definition: Mapping[str, An
     defined = {container.get("name"): container for container in definition.get("containerDefinitions") or []}
     containers = overrides.get("containerOverrides") or []
     settled = [_settled(container, defined.get(container.get("name"), {})) for container in containers]
-    return {**overrides, "containerOverrides": settled}
+    result = {**overrides, "containerOverrides": settled}
+    _plain_sizes(result, settled)
+    return result
 
 
 def without_spot(request: Mapping[str, Any]) -> dict[str, Any]:

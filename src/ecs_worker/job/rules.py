@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ecs_worker.errors import JobInvalid
+from ecs_worker.job import container_rules
+from ecs_worker.job.container_rules import repeated
 from ecs_worker.job.masking import Hidden
-from ecs_worker.job.names import ecs_name
+from ecs_worker.job.names import LONGEST_TAG_KEY, LONGEST_TAG_VALUE, ecs_name
 from ecs_worker.job.requests import (
     CAPACITY,
     DEFAULT_CONTAINER,
@@ -31,7 +33,7 @@ from ecs_worker.job.requests import (
 from ecs_worker.job.sizes import FARGATE, cpu_units, memory_mib, next_fargate_pair
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ecs_worker.job.configuration import FlowRunContext, JobConfiguration
 
@@ -48,6 +50,7 @@ MOST_DEFINITION = 65_536  # bytes
 _ROLE = re.compile(r"[\w+=,.@-]+|arn:aws[a-z-]*:iam::\d*:role/\S+", re.ASCII)
 _CLUSTER = re.compile(r"[\w-]{1,255}|arn:aws[a-z-]*:ecs:[\w-]+:\d*:cluster/[\w-]+", re.ASCII)
 _DEFINITION = re.compile(r"[\w-]+(:\d+)?|arn:aws[a-z-]*:ecs:[\w-]+:\d*:task-definition/[\w-]+(:\d+)?", re.ASCII)
+_TAG_TEXT = re.compile(r"[\w\s.:/=+\-@]*")
 _ENVIRONMENT_FILE = re.compile(r"arn:aws[a-z-]*:s3:::\S+\.env")
 _SECRET = re.compile(r"arn:aws[a-z-]*:(secretsmanager|ssm):\S+")
 
@@ -153,7 +156,8 @@ def check(job: Job) -> None:
 def problems_of(job: Job) -> list[str]:
     """A sentence for each problem that can be told."""
     rules = RULES if job.described else _OF_THE_RUN
-    return [problem for rule in rules for problem in rule(job)]
+    own = () if job.configuration.reused_definition else _OF_OUR_DEFINITION
+    return [problem for rule in (*rules, *own) for problem in rule(job)]
 
 
 def _essential_container(job: Job) -> Iterator[str]:
@@ -227,6 +231,8 @@ def _launch_type_fits_definition(job: Job) -> Iterator[str]:
             f"{said}, which needs network mode 'awsvpc', but the task definition has {network_mode or 'bridge'!r}; "
             "leave networkMode out or choose launch type EC2."
         )
+    if wanted == "EXTERNAL" and network_mode == "awsvpc":
+        yield f"{said}, which has no network mode 'awsvpc': leave out networkMode, subnets and security_groups."
 
 
 def _fargate_pair(job: Job) -> Iterator[str]:
@@ -309,6 +315,14 @@ def _network(job: Job) -> Iterator[str]:
             f"subnets and security_groups{job.origin('subnets')} need network mode 'awsvpc', but the task definition "
             f"has {mode or 'bridge'!r}; change the one or leave out the other."
         )
+    elif mode != "awsvpc" and vpc:
+        yield (
+            f"RunTask's networkConfiguration{job.origin('run_task_kwargs')} needs network mode 'awsvpc', but the task "
+            f"definition has {mode or 'bridge'!r}; change the one or leave out the other."
+        )
+    public = vpc.get("assignPublicIp", "DISABLED")
+    if public not in {"ENABLED", "DISABLED"}:
+        yield f"assignPublicIp is {public!r}{job.origin('network_configuration')}; write ENABLED or DISABLED."
     for key, most in (("subnets", MOST_SUBNETS), ("securityGroups", MOST_SECURITY_GROUPS)):
         if len(vpc.get(key) or []) > most:
             yield f"The network configuration has {len(vpc[key])} {key}; ECS allows {most}."
@@ -375,15 +389,31 @@ def _arns(job: Job) -> Iterator[str]:
 
 
 def _tags(job: Job) -> Iterator[str]:
-    tags = [str(tag.get("key")) for tag in job.run_task.get("tags") or []]
-    if len(tags) > MOST_TAGS:
-        yield (
-            f"The task would have {len(tags)} tags{job.origin('labels')}, but ECS allows {MOST_TAGS}: "
-            "give fewer labels."
-        )
+    yield from _wrong_tags("The task", job.origin("labels"), job.run_task.get("tags") or [], MOST_TAGS)
+
+
+def _definition_tags(job: Job) -> Iterator[str]:
+    # One more is the digest's.
+    yield from _wrong_tags("The task definition", "", job.definition.get("tags") or [], MOST_TAGS - 1)
+
+
+def _wrong_tags(where: str, came_from: str, tags: Sequence[Mapping[str, Any]], most: int) -> Iterator[str]:
+    if len(tags) > most:
+        yield f"{where} would have {len(tags)} tags{came_from}, but ECS allows {most}: give fewer labels."
+    for key in repeated(str(tag.get("key", "")) for tag in tags):
+        yield f"{where} has the label {key!r} several times{came_from}; leave one."
     for tag in tags:
-        if tag.lower().startswith("aws:"):
-            yield f"The label {tag!r}{job.origin('labels')} starts with 'aws:', which is AWS's own; rename it."
+        key, value = str(tag.get("key", "")), str(tag.get("value", ""))
+        label = f"{where} has the label {key!r}{came_from}, which"
+        if key.lower().startswith("aws:"):
+            yield f"{label} starts with 'aws:', AWS's own prefix; rename it."
+        if not 1 <= len(key) <= LONGEST_TAG_KEY or len(value) > LONGEST_TAG_VALUE:
+            yield (
+                f"{label} is too long: a key has 1 to {LONGEST_TAG_KEY} characters and a value at most "
+                f"{LONGEST_TAG_VALUE}; shorten it."
+            )
+        if not (_TAG_TEXT.fullmatch(key) and _TAG_TEXT.fullmatch(value)):
+            yield f"{label} has other characters than letters, digits, spaces and _ . : / = + - @; change it."
 
 
 def _overrides_fit(job: Job) -> Iterator[str]:
@@ -405,8 +435,6 @@ def _overrides_fit(job: Job) -> Iterator[str]:
 
 
 def _definition_fits(job: Job) -> Iterator[str]:
-    if job.configuration.reused_definition:
-        return
     length = len(json.dumps(job.definition, separators=(",", ":")).encode())
     if length > MOST_DEFINITION:
         yield f"The task definition has {length} bytes; ECS allows {MOST_DEFINITION}: set less env or a smaller patch."
@@ -432,7 +460,21 @@ RULES = (
     _arns,
     _tags,
     _overrides_fit,
+    container_rules.overrides_have_containers,
+    container_rules.platform,
+    container_rules.environment_files,
+    container_rules.volumes_made_at_launch,
+)
+
+# ECS has judged a reused definition by these.
+_OF_OUR_DEFINITION = (
     _definition_fits,
+    _definition_tags,
+    container_rules.complete_containers,
+    container_rules.dependencies,
+    container_rules.need_execution_role,
+    container_rules.log_streams_have_names,
+    container_rules.volumes,
 )
 
 # These don't look at the task definition.

@@ -429,7 +429,7 @@ def test_a_network_without_subnets_is_refused() -> None:
 OPTIONS: list[tuple[dict[str, Any], str, Any]] = [
     ({"cpu_architecture": "ARM64"}, "definition.runtimePlatform.cpuArchitecture", "ARM64"),
     ({"operating_system_family": "LINUX"}, "definition.runtimePlatform.operatingSystemFamily", "LINUX"),
-    ({"stop_timeout_seconds": 0}, "container.stopTimeout", 0),
+    ({"stop_timeout_seconds": 0, "launch_type": "EC2"}, "container.stopTimeout", 0),
     ({"linux_init": True}, "container.linuxParameters.initProcessEnabled", True),
     ({"readonly_root_filesystem": True}, "container.readonlyRootFilesystem", True),
     ({"gpu": 2, "launch_type": "EC2"}, "container.resourceRequirements", [{"type": "GPU", "value": "2"}]),
@@ -598,7 +598,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"cluster": "a b"}, {}, "cluster is 'a b'"),
     ({"environment_files": ["s3://b/x.env"]}, {}, "environment_files is 's3://b/x.env'"),
     ({"secrets": {"S": "arn:aws:s3:::x"}, "execution_role_arn": ROLE}, {}, "The secret S does not come from"),
-    ({"labels": {"aws:x": "1"}}, {}, "'aws:x' (from the deployment's job variables) starts with 'aws:'"),
+    ({"labels": {"aws:x": "1"}}, {}, "'aws:x' (from the deployment's job variables), which starts with 'aws:'"),
     ({"labels": {f"l{n}": "1" for n in range(40)}}, {}, "would have 52 tags"),
     ({"subnets": [f"subnet-{n}" for n in range(17)]}, {}, "has 17 subnets; ECS allows 16"),
     ({"subnets": ["s"], "security_groups": ["g"] * 6}, {}, "has 6 securityGroups; ECS allows 5"),

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import prepare
-from ecs_worker.job.names import LONGEST_TAG_KEY, LONGEST_TAG_VALUE, ecs_name, generated_family, tag_text
+from ecs_worker.job.names import (
+    LONGEST_TAG_KEY,
+    LONGEST_TAG_VALUE,
+    container_slug,
+    ecs_name,
+    generated_family,
+    tag_text,
+)
 from ecs_worker.job.options import (
     add_to_definition,
     add_to_overrides,
@@ -60,13 +67,13 @@ def default_image(server_version: str, python_version: str) -> str:
 def flow_container_name(configuration: JobConfiguration, definition: Mapping[str, Any] | None) -> str:
     """The container that runs the flow: as configured, else `prefect`, else the definition's first."""
     if configuration.container_name:
-        return ecs_name(configuration.container_name)
+        return container_slug(configuration.container_name)
     for source in (configuration.task_definition, definition or {}):
         names = [container.get("name") for container in source.get("containerDefinitions") or [] if container]
         if DEFAULT_CONTAINER in names:
             return DEFAULT_CONTAINER
         if names and names[0]:
-            return ecs_name(str(names[0]))
+            return container_slug(str(names[0]))
     return DEFAULT_CONTAINER
 
 
@@ -97,7 +104,7 @@ def prepare_definition(
     containers = [container for container in definition.get("containerDefinitions") or [] if cleaned(container)]
     for container in containers:
         if container.get("name"):
-            container["name"] = ecs_name(str(container["name"]))
+            container["name"] = container_slug(str(container["name"]))
     definition["containerDefinitions"] = containers
     container = _flow_container(containers, flow_container_name(configuration, None))
     container["image"] = container.get("image") or default_image(context.server_version, context.python_version)
@@ -458,7 +465,7 @@ def _flow_override(containers: list[dict[str, Any]], name: str) -> dict[str, Any
     """
     for container in containers:
         if container.get("name"):
-            container["name"] = ecs_name(str(container["name"]))
+            container["name"] = container_slug(str(container["name"]))
     meant = containers.pop(0) if containers and not containers[0].get("name") else {}
     same = [index for index, container in enumerate(containers) if container.get("name") == name]
     at = same[0] if same else 0

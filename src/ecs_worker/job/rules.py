@@ -15,7 +15,7 @@ from ecs_worker.errors import JobInvalid
 from ecs_worker.job import container_rules
 from ecs_worker.job.container_rules import repeated
 from ecs_worker.job.masking import Hidden
-from ecs_worker.job.names import LONGEST_TAG_KEY, LONGEST_TAG_VALUE, ecs_name
+from ecs_worker.job.names import LONGEST_TAG_KEY, LONGEST_TAG_VALUE, container_slug
 from ecs_worker.job.requests import (
     CAPACITY,
     DEFAULT_CONTAINER,
@@ -132,13 +132,14 @@ _READ = {"cpu": cpu_units, "memory": memory_mib, "command": words}
 
 
 def _lost_container(configuration: JobConfiguration, came_from: Mapping[str, str]) -> str | None:
-    name = ecs_name(configuration.container_name or DEFAULT_CONTAINER)
+    given = configuration.container_name or DEFAULT_CONTAINER
+    name = container_slug(given)
     containers = configuration.task_definition.get("containerDefinitions") or []
-    names = [ecs_name(str(item["name"])) for item in containers if item.get("name")]
+    names = [container_slug(str(item["name"])) for item in containers if item.get("name")]
     if configuration.reused_definition or name == DEFAULT_CONTAINER or name in names:
         return None
     return (
-        f"container_name is {name!r}{_origin(came_from, 'container_name')}, but the task definition has only "
+        f"container_name is {given!r}{_origin(came_from, 'container_name')}, but the task definition has only "
         f"{', '.join(names) or 'containers without names'}; name one that it has."
     )
 
@@ -167,10 +168,11 @@ def _essential_container(job: Job) -> Iterator[str]:
 
 def _flow_container_exists(job: Job) -> Iterator[str]:
     name = flow_container_name(job.configuration, job.definition)
-    names = [str(container.get("name")) for container in job.containers]
+    names = [str(container["name"]) for container in job.containers if container.get("name")]
     if name not in names:
+        given = job.configuration.container_name or name
         yield (
-            f"container_name is {name!r}{job.origin('container_name')}, but the task definition has only "
+            f"container_name is {given!r}{job.origin('container_name')}, but the task definition has only "
             f"{', '.join(names) or 'none'}; name one of these."
         )
 

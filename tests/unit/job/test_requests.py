@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -668,6 +669,11 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {"task_definition": {"containerDefinitions": [{"name": "prefect", "logConfiguration": AWSLOGS}]}},
         "Container 'prefect' logs to CloudWatch",
     ),
+    (
+        {"container_name": "コンテナ"},
+        {"task_definition": {"containerDefinitions": [{"name": "y"}]}},
+        "container_name is 'コンテナ' (from the deployment's job variables), but the task definition has only y",
+    ),
     ({"container_name": "x"}, {"task_definition": {"containerDefinitions": [{"name": "y"}]}}, "container_name is 'x'"),
     (
         {},
@@ -751,6 +757,17 @@ def test_names_fit_ecs() -> None:
     assert (len(family), family[-5:]) == (255, "_id-1")
     definition, _ = build({"family": "!!"})
     assert definition["family"] == f"prefect_pool_{UUID(int=3)}"
+
+
+@pytest.mark.parametrize("name", ["Müller & Söhne", "コンテナ", "!!", "x" * 300])
+def test_container_names_fit_ecs(name: str) -> None:
+    definition, request = build({"container_name": name})
+    [container] = definition["containerDefinitions"]
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,255}", container["name"])
+    assert container["name"].strip("-")
+    assert flow_override(request)["name"] == container["name"]
+    other, _ = build({"container_name": f"サ{name}" if name == "コンテナ" else "other"})
+    assert other["containerDefinitions"][0]["name"] != container["name"]
 
 
 def test_images_fit_the_server() -> None:

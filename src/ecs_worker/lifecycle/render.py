@@ -172,7 +172,7 @@ async def assemble(
 
     Raises JobInvalid, with the problems so far, where nothing can be made without what is wrong.
     """
-    came_from = origins(template, deployed, context.run.job_variables)
+    came_from = context.defaults.origins(origins(template, deployed, context.run.job_variables))
     variables = merge_job_variables(deployed, context.run.job_variables)
     unresolved = render_configuration(template, variables, os.environ)
     rendered, hidden = await _resolved(unresolved, sources)

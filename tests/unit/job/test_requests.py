@@ -89,11 +89,12 @@ def build(
     **changes: Any,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Both requests, checked; subnets that would be looked up are SUBNETS."""
-    came_from = origins(template, variables, run_variables)
-    configuration, unusable = rules.usable(load(variables, run_variables, template, **changes), came_from)
+    template = template | {"job_configuration": template["job_configuration"] | changes}
+    about = about or context(run_variables)
+    came_from = about.defaults.origins(origins(template, variables, run_variables))
+    configuration, unusable = rules.usable(load(variables, run_variables, template), came_from)
     if unusable:
         raise JobInvalid(unusable)
-    about = about or context(run_variables)
     definition = prepare_definition(configuration, about)
     if definition is None:
         assert described is not None
@@ -650,8 +651,14 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {},
         "is only for Fargate",
     ),
-    ({"image": ["a"]}, {}, "image is a list"),
-    ({"task_definition_arn": {"a": 1}}, {}, "taskDefinition is a dict"),
+    ({"image": ["a"]}, {}, "image is a list (from the deployment's job variables): input should be"),
+    ({"family": ["a"]}, {}, "family is a list (from the deployment's job variables): input should be"),
+    ({"task_definition_arn": {"a": 1}}, {}, "task_definition_arn is a dict (from the deployment's job variables)"),
+    (
+        {"task_definition": {"containerDefinitions": {}}},
+        {},
+        "task_definition.containerDefinitions is a dict (from the deployment's job variables): input should be",
+    ),
     ({}, {"task_definition": {"networkMode": "bridge"}}, "needs network mode 'awsvpc'"),
     ({"launch_type": "EC2"}, {"task_definition": {"requiresCompatibilities": ["EXTERNAL"]}}, "requires EXTERNAL"),
     (
@@ -709,6 +716,18 @@ def test_a_pool_without_a_usable_template_is_told() -> None:
     for template in templates:
         with pytest.raises(JobInvalid, match="has no job_configuration or no variables; reset it to the default"):
             render_configuration(template, {}, {})
+
+
+def test_what_the_template_fixes_or_the_worker_says_is_told_as_theirs() -> None:
+    fixed = {"task_definition": {"cpu": "300", "memory": "300"}, "task_run_request": {}}
+    [problem] = problems({"cpu": 256, "memory": 512}, **fixed)
+    assert "cpu 300 (from the work pool's template) with memory 300 (from the work pool's template)" in problem
+    defaults = WorkerDefaults(cluster="a b", labels={"aws:x": "1"})
+    found = problems({}, about=context(defaults=defaults))
+    assert found[0].startswith("cluster is 'a b' (from the worker's --cluster), which")
+    assert found[1].startswith("The task has the label 'aws:x' (from the worker's --label), which")
+    [problem] = problems({"cluster": "c d"}, about=context(defaults=defaults), labels={})[:1]
+    assert problem.startswith("cluster is 'c d' (from the deployment's job variables)")
 
 
 def test_env_that_fits_nowhere_names_the_largest() -> None:

@@ -21,6 +21,21 @@ if TYPE_CHECKING:
 # The agent's rule: the flow runs in the container of the first of these names, or in a new one of the first name.
 _AGENT_CONTAINERS = ("flow", "prefect")
 _DERIVED = "-derived"
+# What the requests call what variables set, and one of them alone holds → the variable.
+_IN_DEFINITION = {
+    "cpu": "cpu",
+    "memory": "memory",
+    "family": "family",
+    "executionRoleArn": "execution_role_arn",
+}
+_IN_ARGUMENTS = {
+    "cpu": "cpu",
+    "memory": "memory",
+    "taskRoleArn": "task_role_arn",
+    "cluster": "cluster",
+    "launchType": "launch_type",
+    "capacityProviderStrategy": "capacity_provider_strategy",
+}
 _DEFAULT_DEFINITION, _DEFAULT_ARGUMENTS = "--task-definition", "--run-task-kwargs"  # the worker's options
 
 
@@ -55,6 +70,43 @@ def with_documents(
         found = next((name for name in _AGENT_CONTAINERS if name in names), _AGENT_CONTAINERS[0])
         configuration = _over(definition, configuration, configuration.container_name or found)
     return configuration
+
+
+def document_origins(
+    configuration: JobConfiguration,
+    contents: Mapping[str, Any],
+    defaults: WorkerDefaults,
+    came_from: Mapping[str, str],
+) -> dict[str, str]:
+    """`came_from` with the documents and patches that say what variables say, too, where they hold instead of them.
+
+    `configuration` is the one that `with_documents` takes.
+    """
+
+    def words(name: str) -> str:
+        path = getattr(configuration, f"{name}_path", None)
+        return str(path or ", ".join(filter(None, [name, came_from.get(name)])))
+
+    definition = _one("task_definition", configuration.inline_task_definition, configuration, contents)
+    source = words("task_definition")
+    if not definition and defaults.task_definition_path:
+        definition = _document("task_definition", defaults.task_definition_path, _DEFAULT_DEFINITION, contents)
+        source = f"the worker's {_DEFAULT_DEFINITION}"
+    below = {key: value for key, value in definition.items() if not configuration.task_definition.get(key)}
+    if configuration.execution_role_arn:
+        below.pop("executionRoleArn", None)
+    arguments = _one("run_task_kwargs", configuration.run_task_kwargs, configuration, contents)
+    layers = (
+        (_IN_DEFINITION, below, source),
+        (_IN_ARGUMENTS, arguments, words("run_task_kwargs")),
+        (_IN_DEFINITION, configuration.task_definition_patch, words("task_definition_patch")),
+        (_IN_ARGUMENTS, configuration.run_task_patch, words("run_task_patch")),
+    )
+    found = dict(came_from)
+    for names, request, said_by in layers:
+        said = {**request, **(request.get("overrides") or {})}
+        found |= {variable: said_by for key, variable in names.items() if said.get(key)}
+    return found
 
 
 def with_default_arguments(

@@ -21,7 +21,14 @@ from ecs_worker.job.configuration import (
     origins,
     render_configuration,
 )
-from ecs_worker.job.documents import derived, ignored_variables, paths, with_default_arguments, with_documents
+from ecs_worker.job.documents import (
+    derived,
+    document_origins,
+    ignored_variables,
+    paths,
+    with_default_arguments,
+    with_documents,
+)
 from ecs_worker.job.masking import Hidden
 from ecs_worker.job.requests import (
     flow_container_name,
@@ -183,6 +190,7 @@ async def assemble(
         contents = {
             path: await sources.document(source, path) for path, source in paths(configuration, defaults).items()
         }
+        came_from = document_origins(configuration, contents, defaults, came_from)
         configuration = with_documents(configuration, contents, defaults)
         reused, described = None, True
         if name := configuration.reused_definition:

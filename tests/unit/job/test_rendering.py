@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 
+from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import FlowRunContext
 from ecs_worker.job.requests import FoundNetwork
 from ecs_worker.job.template import UNSET
@@ -102,3 +103,32 @@ async def test_a_reused_definition_that_fargate_can_t_run_goes_where_the_cluster
     derived = {"task_definition_arn": "f:1", "launch_type": "EC2", "derive_task_definition": True}
     job = await rendered(derived, described=described)
     assert "compatibilities" not in job.definition
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"task_definition": {"cpu": "300"}}, "cpu 300 (from task_definition, the deployment's job variables) with"),
+        (
+            {"task_definition_path": "s3://b/d.yaml"},
+            "cpu 300 (from s3://b/d.yaml) with memory 512 (from s3://b/d.yaml)",
+        ),
+        (
+            {"task_definition_path": "s3://b/d.yaml", "memory": 1024},
+            "with memory 1024 (from the deployment's job variables) is",
+        ),
+        (
+            {"memory": 512, "run_task_kwargs": {"overrides": {"cpu": "300"}}},
+            "cpu 300 (from run_task_kwargs, the deployment's job variables) with memory 512 (from the deployment's",
+        ),
+        (
+            {"cpu": 256, "memory": 512, "run_task_patch": {"overrides": {"memory": 600}}},
+            "with memory 600 (from run_task_patch, the deployment's job variables) is no pair",
+        ),
+        ({"cluster": "c", "run_task_kwargs": {"cluster": "a b"}}, "cluster is 'a b' (from run_task_kwargs, the"),
+    ],
+)
+async def test_documents_and_patches_are_named_as_origins(variables: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(JobInvalid) as caught:
+        await rendered(variables, documents={"s3://b/d.yaml": {"cpu": "300", "memory": "512"}})
+    assert any(sentence in problem for problem in caught.value.problems), caught.value.problems

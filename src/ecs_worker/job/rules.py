@@ -16,6 +16,7 @@ from ecs_worker.job import container_rules
 from ecs_worker.job.container_rules import repeated
 from ecs_worker.job.masking import Hidden
 from ecs_worker.job.names import LONGEST_TAG_KEY, LONGEST_TAG_VALUE, container_slug
+from ecs_worker.job.options import network_variable
 from ecs_worker.job.requests import (
     CAPACITY,
     DEFAULT_CONTAINER,
@@ -90,6 +91,10 @@ class Job:
         """Where the job variable came from, as a bracket for messages."""
         return _origin(self.came_from, variable)
 
+    def source(self, *variables: str) -> str:
+        """The origin of the first of the variables that somebody has set, else the template."""
+        return next(filter(None, map(self.origin, variables)), " (from the work pool's template)")
+
 
 def usable(configuration: JobConfiguration, came_from: Mapping[str, str]) -> tuple[JobConfiguration, list[str]]:
     """The configuration without the values that no request can be made of, and what is wrong with them.
@@ -97,6 +102,7 @@ def usable(configuration: JobConfiguration, came_from: Mapping[str, str]) -> tup
     So that what is wrong elsewhere is found at once, too.
     """
     problems: dict[str, None] = {}  # in their order, each once: a size stands in both requests
+    wrong: set[str] = set()
 
     def without_unusable(item: Mapping[str, Any]) -> dict[str, Any]:
         kept = dict(item)
@@ -106,6 +112,7 @@ def usable(configuration: JobConfiguration, came_from: Mapping[str, str]) -> tup
                     read(kept[name], _origin(came_from, name))
                 except JobInvalid as error:
                     problems.update(dict.fromkeys(error.problems))
+                    wrong.add(name)
                     del kept[name]
         return kept
 
@@ -116,18 +123,27 @@ def usable(configuration: JobConfiguration, came_from: Mapping[str, str]) -> tup
     definition["containerDefinitions"] = all_without(definition.get("containerDefinitions"))
     overrides = without_unusable(configuration.task_run_request.get("overrides") or {})
     overrides["containerOverrides"] = all_without(overrides.get("containerOverrides"))
+    if wrong & _SIZES:  # half a pair can't be judged
+        definition, overrides = ({k: v for k, v in item.items() if k not in _SIZES} for item in (definition, overrides))
     kept = without_unusable({"command": configuration.command})
     changes: dict[str, Any] = {
         "command": kept.get("command"),
         "task_definition": definition,
         "task_run_request": {**configuration.task_run_request, "overrides": overrides},
     }
+    network = network_variable(configuration)
+    single = [key for key in ("subnets", "securityGroups") if not isinstance(network.get(key, []), list)]
+    if single:
+        origin = _origin(came_from, "network_configuration")
+        problems |= {f"{key} is {network[key]!r}{origin}, but ECS wants a list; write one.": None for key in single}
+        changes["network_configuration"] = {key: value for key, value in network.items() if key not in single}
     if (problem := _lost_container(configuration, came_from)) is not None:
         problems[problem] = None
         changes["container_name"] = None
     return configuration.model_copy(update=changes), list(problems)
 
 
+_SIZES = {"cpu", "memory"}
 _READ = {"cpu": cpu_units, "memory": memory_mib, "command": words}
 
 
@@ -264,7 +280,11 @@ def _one_task(job: Job) -> Iterator[str]:
 
 def _at_most_ten_containers(job: Job) -> Iterator[str]:
     if len(job.containers) > MOST_CONTAINERS:
-        yield f"The task definition has {len(job.containers)} containers; ECS allows {MOST_CONTAINERS}."
+        came_from = job.source("task_definition_path", "task_definition", "task_definition_patch")
+        yield (
+            f"The task definition{came_from} has {len(job.containers)} containers, but ECS allows {MOST_CONTAINERS}; "
+            "leave some out."
+        )
 
 
 def _log_driver_needs_execution_role(job: Job) -> Iterator[str]:
@@ -325,9 +345,14 @@ def _network(job: Job) -> Iterator[str]:
     public = vpc.get("assignPublicIp", "DISABLED")
     if public not in {"ENABLED", "DISABLED"}:
         yield f"assignPublicIp is {public!r}{job.origin('network_configuration')}; write ENABLED or DISABLED."
-    for key, most in (("subnets", MOST_SUBNETS), ("securityGroups", MOST_SECURITY_GROUPS)):
-        if len(vpc.get(key) or []) > most:
-            yield f"The network configuration has {len(vpc[key])} {key}; ECS allows {most}."
+    limits = (("subnets", "subnets", MOST_SUBNETS), ("securityGroups", "security_groups", MOST_SECURITY_GROUPS))
+    for key, variable, most in limits:
+        came_from = job.source(variable, "network_configuration", "run_task_kwargs", "run_task_patch")
+        given = vpc.get(key) or []
+        if not isinstance(given, list):
+            yield f"{key}{came_from} is {given!r}, but ECS wants a list; write one."
+        elif len(given) > most:
+            yield f"The network configuration has {len(given)} {key}{came_from}, but ECS allows {most}; name fewer."
 
 
 def _fargate_refuses(job: Job) -> Iterator[str]:
@@ -422,17 +447,23 @@ def _overrides_fit(job: Job) -> Iterator[str]:
     length = overrides_length(job.run_task)
     if length <= MOST_OVERRIDES:
         return
-    overrides = job.run_task["overrides"]
-    sizes = {
-        str(item.get("name")): len(str(item.get("value")))
-        for container in overrides.get("containerOverrides") or []
-        for item in container.get("environment") or []
-    }
-    largest = sorted(sizes, key=lambda name: (-sizes[name], name))[:3]
-    listed = ", ".join(f"{name} ({sizes[name]})" for name in largest)
+    parts: dict[str, int] = {}
+    variables: set[str] = set()
+    for container in job.run_task["overrides"].get("containerOverrides") or []:
+        env = {str(item.get("name")): len(str(item.get("value"))) for item in container.get("environment") or []}
+        variables |= env.keys()
+        parts |= {name: len(json.dumps(value)) for name, value in container.items() if name != "environment"} | env
+    first, *others = sorted(parts, key=lambda name: (-parts[name], name))[:3]
+    listed = ", ".join(f"{name} ({parts[name]})" for name in (first, *others) if parts[name] * 10 >= parts[first])
+    if first not in variables:
+        remedy = "shorten it, or keep it in a file"
+    elif job.configuration.reused_definition:
+        remedy = "set derive_task_definition, so that they fit into a definition, or keep them in a secret or file"
+    else:
+        remedy = "set them on the deployment or the pool, or keep them in a secret or file"
     yield (
-        f"The task's overrides have {length} characters; ECS allows {MOST_OVERRIDES}. The largest variables of env"
-        f"{job.origin('env')} are {listed}: set them on the deployment or the pool, or keep them in a secret or file."
+        f"The task's overrides have {length} characters; ECS allows {MOST_OVERRIDES}. Most take "
+        f"{listed}{job.origin('env' if first in variables else first)}: {remedy}."
     )
 
 

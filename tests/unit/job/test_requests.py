@@ -602,8 +602,19 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"secrets": {"S": "arn:aws:s3:::x"}, "execution_role_arn": ROLE}, {}, "The secret S does not come from"),
     ({"labels": {"aws:x": "1"}}, {}, "'aws:x' (from the deployment's job variables), which starts with 'aws:'"),
     ({"labels": {f"l{n}": "1" for n in range(40)}}, {}, "would have 52 tags"),
-    ({"subnets": [f"subnet-{n}" for n in range(17)]}, {}, "has 17 subnets; ECS allows 16"),
-    ({"subnets": ["s"], "security_groups": ["g"] * 6}, {}, "has 6 securityGroups; ECS allows 5"),
+    (
+        {"subnets": [f"subnet-{n}" for n in range(17)]},
+        {},
+        "has 17 subnets (from the deployment's job variables), but ECS allows 16; name fewer.",
+    ),
+    ({"subnets": ["s"], "security_groups": ["g"] * 6}, {}, "has 6 securityGroups (from the deployment"),
+    ({"network_configuration": {"subnets": "subnet-1"}}, {}, "subnets is 'subnet-1' (from the deployment's job"),
+    ({"vpc_id": "vpc-1", "network_configuration": {"securityGroups": "sg-1"}}, {}, "but ECS wants a list; write one."),
+    (
+        {"run_task_patch": {"networkConfiguration": {"awsvpcConfiguration": {"subnets": "subnet-1"}}}},
+        {},
+        "subnets (from the deployment's job variables) is 'subnet-1', but ECS wants a list",
+    ),
     ({"capacity_provider_strategy": [{"capacityProvider": "FARGATE", "weight": 0}]}, {}, "no item with a weight"),
     (
         {"capacity_provider_strategy": [{"capacityProvider": p, "weight": 1, "base": 1} for p in ("FARGATE", "asg")]},
@@ -685,7 +696,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {},
         {"task_definition": {"containerDefinitions": [{"name": f"c{n}", "image": "i"} for n in range(11)]}},
-        "has 11 containers; ECS allows 10",
+        "The task definition (from the work pool's template) has 11 containers, but ECS allows 10; leave some out.",
     ),
     (
         {},
@@ -716,6 +727,30 @@ def test_a_pool_without_a_usable_template_is_told() -> None:
     for template in templates:
         with pytest.raises(JobInvalid, match="has no job_configuration or no variables; reset it to the default"):
             render_configuration(template, {}, {})
+
+
+def test_a_long_command_is_told_as_such() -> None:
+    [problem] = problems({"command": f"echo {'x' * 9000}"})
+    assert "Most take command (9" in problem
+    assert problem.endswith(" (from the deployment's job variables): shorten it, or keep it in a file.")
+
+
+def test_env_that_doesn_t_fit_beside_a_reused_definition_can_go_into_a_derived_one() -> None:
+    described = {
+        "networkMode": "awsvpc",
+        "cpu": "1024",
+        "memory": "2048",
+        "containerDefinitions": [{"name": "prefect"}],
+    }
+    [problem] = problems({"task_definition_arn": "f:1", "env": {"BIG": "b" * 9000}}, described=described)
+    assert "Most take BIG (9000) (from the deployment's job variables): set derive_task_definition" in problem
+
+
+def test_half_a_pair_of_sizes_is_not_judged() -> None:
+    fixed = {"task_definition": {"cpu": "3 apples"}}
+    [problem] = problems({"memory": 300}, **fixed)
+    assert problem.startswith("cpu is '3 apples'")
+    assert problem.endswith('which is no amount; write CPU units, like 1024, or vCPUs, like "1 vcpu".')
 
 
 def test_what_the_template_fixes_or_the_worker_says_is_told_as_theirs() -> None:

@@ -519,4 +519,7 @@ _OF_THE_RUN = (
     _public_addresses_are_fargate_s,
     _tags,
     _overrides_fit,
+    container_rules.platform,
+    container_rules.environment_files,
+    container_rules.volumes_made_at_launch,
 )

@@ -260,7 +260,7 @@ def launch_type_of(
 
     None: the cluster's default capacity providers, for a definition that Fargate can't run.
     """
-    configured = configuration.task_run_request.get("launchType") or context.defaults.launch_type
+    configured = _where_said(configuration).get("launchType") or context.defaults.launch_type
     if configured:
         return str(configured)
     required = set(definition.get("requiresCompatibilities") or ["FARGATE"])
@@ -268,9 +268,15 @@ def launch_type_of(
     return "FARGATE" if required == {"FARGATE"} and "FARGATE" in possible else None
 
 
+def _where_said(configuration: JobConfiguration) -> Mapping[str, Any]:
+    """The request that says where the task runs: the patch, if it does."""
+    patched = any(configuration.run_task_patch.get(key) for key in CAPACITY)
+    return configuration.run_task_patch if patched else configuration.task_run_request
+
+
 def capacity(configuration: JobConfiguration, context: FlowRunContext, definition: Mapping[str, Any]) -> dict[str, Any]:
     """RunTask's part that says where the task runs: a strategy excludes a launch type; FARGATE_SPOT is a provider."""
-    if strategy := configuration.task_run_request.get("capacityProviderStrategy"):
+    if strategy := _where_said(configuration).get("capacityProviderStrategy"):
         return {"capacityProviderStrategy": strategy}
     launch_type = launch_type_of(configuration, context, definition)
     if launch_type == "FARGATE_SPOT":
@@ -290,7 +296,7 @@ def _fits_fargate(configuration: JobConfiguration, context: FlowRunContext, defi
 
     EC2 runs such a definition, too.
     """
-    configured = configuration.task_run_request.get("launchType") or context.defaults.launch_type
+    configured = _where_said(configuration).get("launchType") or context.defaults.launch_type
     return str(configured) in FARGATE_PROVIDERS or runs_on_fargate(capacity(configuration, context, definition))
 
 
@@ -393,8 +399,6 @@ def prepare_run_task(
     request["overrides"] = _overrides(request.get("overrides") or {}, configuration, context, definition, prepared)
     request["tags"] = _tags(request.get("tags"), prepared.labels, context)
     add_to_run_task(configuration, request)
-    if any(configuration.run_task_patch.get(key) for key in CAPACITY):
-        request = {key: value for key, value in request.items() if key not in CAPACITY}
     request = patch(request, configuration.run_task_patch)
     request["overrides"] = _settled_overrides(request.get("overrides") or {}, definition)
     result: dict[str, Any] = cleaned(request)

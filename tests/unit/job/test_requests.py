@@ -221,6 +221,8 @@ def test_a_strategy_of_fargate_makes_a_definition_for_fargate_whatever_the_launc
     assert (request["capacityProviderStrategy"], "launchType" in request) == (spot, False)
     _, request = build({"capacity_provider_strategy": spot, "run_task_patch": {"launchType": "FARGATE"}})
     assert (request["launchType"], "capacityProviderStrategy" in request) == ("FARGATE", False)
+    definition, request = build({"run_task_patch": {"launchType": "EC2"}})
+    assert (request["launchType"], "requiresCompatibilities" in definition) == ("EC2", False)
 
 
 def test_a_strategy_of_instances_makes_a_task_for_instances() -> None:
@@ -649,7 +651,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ),
     (
         {"run_task_patch": {"launchType": "EXTERNAL"}},
-        {},
+        {"task_definition": {"requiresCompatibilities": ["EC2"]}},
         "run_task_patch (from the deployment's job variables) chooses EXTERNAL, but the task definition requires",
     ),
     (

@@ -55,6 +55,7 @@ async def test_definitions(aws: Aws) -> None:
     assert found.tags == {"team": "data", "ecs-worker:digest": "abc"}
     assert found.request["containerDefinitions"][0]["name"] == "prefect"
     assert not {"taskDefinitionArn", "revision", "status", "compatibilities", "registeredAt"} & set(found.request)
+    assert "EC2" in found.compatibilities
     again = await ecs.register(found.request, {})
     assert again.endswith("etl:3"), "what is read back can be registered"
 

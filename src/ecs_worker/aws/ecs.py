@@ -43,6 +43,7 @@ class Definition:
     revision: int
     status: str  # ACTIVE, INACTIVE or DELETE_IN_PROGRESS
     request: Mapping[str, Any]
+    compatibilities: Sequence[str]  # the launch types that it fits, as ECS found
     tags: Mapping[str, str]
 
 
@@ -117,6 +118,7 @@ class Ecs(Service):
             revision=found["revision"],
             status=found.get("status", ""),
             request={name: value for name, value in found.items() if name not in _ANSWER_ONLY},
+            compatibilities=found.get("compatibilities", ()),
             tags={tag["key"]: tag.get("value", "") for tag in answer.get("tags", ())},
         )
 

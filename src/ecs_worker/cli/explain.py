@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ecs_worker.cli.preview import as_shown
 from ecs_worker.errors import JobInvalid
-from ecs_worker.job.configuration import WorkerDefaults, origins
+from ecs_worker.job.configuration import OPTIONS, WorkerDefaults, origins
 from ecs_worker.job.template import placeholders
 from ecs_worker.lifecycle.render import assemble
 
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 
     from ecs_worker.cli.preview import Asked, Preview
 
-_OPTIONS = {
-    "task_definition_path": "--task-definition",
-    "run_task_kwargs_path": "--run-task-kwargs",
-    "labels": "--label",
-}
 _REQUESTS = {"RegisterTaskDefinition": "task_definition", "RunTask": "task_run_request"}
 
 
@@ -55,7 +50,7 @@ def _left_out(asked: Asked) -> Iterator[tuple[str, Asked]]:
     defaults = asked.context.defaults
     for item in fields(defaults):
         if getattr(defaults, item.name):
-            option = _OPTIONS.get(item.name, f"--{item.name.replace('_', '-')}")
+            option = OPTIONS.get(item.name, f"--{item.name.replace('_', '-')}")
             default = getattr(WorkerDefaults(), item.name)
             without = replace(defaults, **{item.name: default})
             yield f"the worker's {option}", replace(asked, context=replace(asked.context, defaults=without))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from typing_extensions import TypedDict
 
 from ecs_worker.errors import JobInvalid
-from ecs_worker.job.template import UNSET, apply_values
+from ecs_worker.job.template import UNSET, apply_values, placeholders
 from ecs_worker.model import AwsCredentials, AwsTarget, ClaimedRun, Output
 
 if TYPE_CHECKING:
@@ -27,6 +27,18 @@ if TYPE_CHECKING:
     from ecs_worker.settings import JobDefaults
 
 _LONGEST_SHOWN = 80  # characters of a value in a message
+# Job variables that are no fields of the job configuration → where the templates put them.
+_REQUESTED = {
+    "image": "task_definition.containerDefinitions.0.image",
+    "family": "task_definition.family",
+    "cpu": "task_definition.cpu",
+    "memory": "task_definition.memory",
+    "task_definition_arn": "task_run_request.taskDefinition",
+    "launch_type": "task_run_request.launchType",
+    "capacity_provider_strategy": "task_run_request.capacityProviderStrategy",
+    "task_role_arn": "task_run_request.overrides.taskRoleArn",
+}
+_TEMPLATE = "the work pool's template"
 DEFAULT_COMMAND = "prefect flow-run execute"
 # Field names whose values never stand in a message.
 _SECRET = re.compile(r"secret|token|key|passw|auth|credential|env", re.IGNORECASE)
@@ -46,12 +58,19 @@ def merge_job_variables(deployment: Mapping[str, Any] | None, run: Mapping[str, 
 def origins(
     base_job_template: Mapping[str, Any], deployment: Mapping[str, Any] | None, run: Mapping[str, Any] | None
 ) -> dict[str, str]:
-    """Where each job variable's value comes from, in words for messages."""
+    """Where each job variable's value comes from, in words for messages.
+
+    What the template doesn't ask for has no effect: if there is such a value, it is the template's own.
+    """
     properties = base_job_template.get("variables", {}).get("properties", {})
     found = {name: "the work pool's default" for name, schema in properties.items() if _default(schema) is not None}
     for source, variables in (("the deployment", deployment), ("the flow run", run)):
         found |= {name.split(".")[0]: f"{source}'s job variables" for name in variables or {}}
-    return found
+    asked = {name.split(".")[0] for name in placeholders(base_job_template.get("job_configuration"))} | {"env"}
+    return {
+        **{name: words for name, words in found.items() if name in asked},
+        **dict.fromkeys(({*_REQUESTED, *JobConfiguration.model_fields, *found} - asked), _TEMPLATE),
+    }
 
 
 def render_configuration(
@@ -156,17 +175,20 @@ if TYPE_CHECKING:
 else:
     # The shape of what this package reads in the templates' ECS requests; everything else passes through unread.
     class _Container(TypedDict, total=False, extra_items=Any):
+        image: _Text
         environment: _Environment
         secrets: list[_Object] | None
         logConfiguration: _Object | None
 
     class _Definition(TypedDict, total=False, extra_items=Any):
         containerDefinitions: list[_Container] | None
+        family: _Text
 
     class _Overrides(TypedDict, total=False, extra_items=Any):
         containerOverrides: list[_Container] | None
 
     class _RunTask(TypedDict, total=False, extra_items=Any):
+        taskDefinition: _Text
         overrides: _Overrides | None
         tags: Annotated[list[_Object], _items("key")]
         capacityProviderStrategy: list[_Object] | None
@@ -188,7 +210,7 @@ class Volume(BaseModel):
 
     def definition(self) -> dict[str, Any]:
         """The definition's part."""
-        launch = {"configuredAtLaunch": True} if self.managedEBSVolume else {}
+        launch = {} if self.managedEBSVolume is None else {"configuredAtLaunch": True}
         return {"name": self.name, **(self.model_extra or {}), **launch}
 
     def mount_point(self) -> dict[str, Any]:
@@ -197,7 +219,8 @@ class Volume(BaseModel):
 
     def at_launch(self) -> list[dict[str, Any]]:
         """RunTask's part."""
-        return [{"name": self.name, "managedEBSVolume": self.managedEBSVolume}] if self.managedEBSVolume else []
+        made = self.managedEBSVolume
+        return [] if made is None else [{"name": self.name, "managedEBSVolume": made}]
 
 
 class JobConfiguration(BaseModel):
@@ -336,14 +359,32 @@ def _given(values: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
 
 def _sentence(problem: Any, rendered: Mapping[str, Any], came_from: Mapping[str, str]) -> str:
     path = [str(part) for part in problem["loc"]]
-    name = path[0] if path else "The job configuration"
+    where = ".".join(path) or "The job configuration"
+    request = path[:1] == ["task_definition"] or path[:1] == ["task_run_request"]
+    if where in _REQUESTED.values():
+        where = next(name for name, place in _REQUESTED.items() if place == where)
+        origin = _from(came_from, where)
+    elif path[:1] == ["inline_task_definition"]:
+        where = ".".join(["task_definition", *path[1:]])
+        origin = _from(came_from, "task_definition")
+    else:
+        origin = "" if request else _from(came_from, where.split(".")[0])
     value: Any = rendered
     for part in problem["loc"]:
-        value = value.get(part) if isinstance(value, dict) else None
+        value = _at(value, part)
     shown = "" if value is None or any(map(_SECRET.search, path)) else f" is {_short(value)}"
-    origin = f" (from {came_from[name]})" if name in came_from else ""
     reason = str(problem["msg"])
-    return f"{'.'.join(path) or name}{shown}{origin}: {reason[0].lower()}{reason[1:]}; change it or leave it out."
+    return f"{where}{shown}{origin}: {reason[0].lower()}{reason[1:]}; change it or leave it out."
+
+
+def _from(came_from: Mapping[str, str], variable: str) -> str:
+    return f" (from {came_from[variable]})" if variable in came_from else ""
+
+
+def _at(value: Any, part: str | int) -> Any:
+    if isinstance(value, dict):
+        return value.get(part)
+    return value[part] if isinstance(value, list) and isinstance(part, int) and part < len(value) else None
 
 
 def _short(value: Any) -> str:
@@ -351,6 +392,14 @@ def _short(value: Any) -> str:
     if isinstance(value, dict | list):
         return f"a {type(value).__name__}"
     return repr(value) if len(str(value)) <= _LONGEST_SHOWN else f"a text of {len(str(value))} characters"
+
+
+# The worker's options that aren't called as the fields of its defaults.
+OPTIONS = {
+    "task_definition_path": "--task-definition",
+    "run_task_kwargs_path": "--run-task-kwargs",
+    "labels": "--label",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,6 +418,15 @@ class WorkerDefaults:
     task_definition_path: str | None = None
     run_task_kwargs_path: str | None = None
     inherit_network: bool = False
+
+    def origins(self, said: Mapping[str, str]) -> dict[str, str]:
+        """Where job variables come from, as `origins` has `said`, with these below what is said."""
+        options = {
+            item.name: f"the worker's {OPTIONS.get(item.name) or '--' + item.name.replace('_', '-')}"
+            for item in fields(self)
+            if getattr(self, item.name)
+        }
+        return {**options, **{name: words for name, words in said.items() if words != _TEMPLATE or name not in options}}
 
     @classmethod
     def of(cls, settings: JobDefaults) -> Self:
@@ -425,7 +483,6 @@ def prepare(configuration: JobConfiguration, context: FlowRunContext) -> Prepare
     """Command, name, env and labels of one run, in the peer's order; the job's own values win.
 
     env: inherited PREFECT_ settings < the worker's defaults < the run's identity < the job's env. A null unsets.
-    A variable that a secret provides is left out: ECS refuses both.
     """
     env: dict[str, str | None] = {
         **context.inherited_env,
@@ -433,18 +490,13 @@ def prepare(configuration: JobConfiguration, context: FlowRunContext) -> Prepare
         **_identity_env(context),
         **configuration.env,
     }
-    from_secrets = set(configuration.secrets)
-    if configuration.prefect_api_key_secret_arn:
-        from_secrets.add("PREFECT_API_KEY")
-    if configuration.prefect_api_auth_string_secret_arn:
-        from_secrets.add("PREFECT_API_AUTH_STRING")
     labels = {**context.defaults.labels, **_identity_labels(context), **configuration.labels}
     return Prepared(
         command=configuration.command or DEFAULT_COMMAND,
         name=_name(configuration, context),
-        env={name: value for name, value in env.items() if value is not None and name not in from_secrets},
+        env={name: value for name, value in env.items() if value is not None},
         labels={key: value for key, value in labels.items() if value is not None},
-        unset=frozenset(name for name, value in configuration.env.items() if value is None) | from_secrets,
+        unset=frozenset(name for name, value in configuration.env.items() if value is None),
     )
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import JobConfiguration
 from ecs_worker.job.names import LONGEST_NAME, ecs_name
-from ecs_worker.job.options import given_network, patch
-from ecs_worker.job.requests import cleaned, flow_container_name
+from ecs_worker.job.options import given_network, network_variable, patch
+from ecs_worker.job.requests import CAPACITY, cleaned, flow_container_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,8 +21,22 @@ if TYPE_CHECKING:
 # The agent's rule: the flow runs in the container of the first of these names, or in a new one of the first name.
 _AGENT_CONTAINERS = ("flow", "prefect")
 _DERIVED = "-derived"
+# What the requests call what variables set, and one of them alone holds → the variable.
+_IN_DEFINITION = {
+    "cpu": "cpu",
+    "memory": "memory",
+    "family": "family",
+    "executionRoleArn": "execution_role_arn",
+}
+_IN_ARGUMENTS = {
+    "cpu": "cpu",
+    "memory": "memory",
+    "taskRoleArn": "task_role_arn",
+    "cluster": "cluster",
+    "launchType": "launch_type",
+    "capacityProviderStrategy": "capacity_provider_strategy",
+}
 _DEFAULT_DEFINITION, _DEFAULT_ARGUMENTS = "--task-definition", "--run-task-kwargs"  # the worker's options
-_CAPACITY = {"launchType", "capacityProviderStrategy"}  # which exclude each other
 
 
 def paths(configuration: JobConfiguration, defaults: WorkerDefaults) -> dict[str, str]:
@@ -48,8 +62,7 @@ def with_documents(
     definition = _one("task_definition", configuration.inline_task_definition, configuration, contents)
     arguments = _one("run_task_kwargs", configuration.run_task_kwargs, configuration, contents)
     if arguments:
-        merged = patch(configuration.task_run_request, arguments)
-        configuration = configuration.model_copy(update={"task_run_request": merged})
+        configuration = _with_arguments(configuration, arguments)
     if not definition and defaults.task_definition_path:
         definition = _document("task_definition", defaults.task_definition_path, _DEFAULT_DEFINITION, contents)
     if definition and not configuration.reused_definition:
@@ -57,6 +70,43 @@ def with_documents(
         found = next((name for name in _AGENT_CONTAINERS if name in names), _AGENT_CONTAINERS[0])
         configuration = _over(definition, configuration, configuration.container_name or found)
     return configuration
+
+
+def document_origins(
+    configuration: JobConfiguration,
+    contents: Mapping[str, Any],
+    defaults: WorkerDefaults,
+    came_from: Mapping[str, str],
+) -> dict[str, str]:
+    """`came_from` with the documents and patches that say what variables say, too, where they hold instead of them.
+
+    `configuration` is the one that `with_documents` takes.
+    """
+
+    def words(name: str) -> str:
+        path = getattr(configuration, f"{name}_path", None)
+        return str(path or ", ".join(filter(None, [name, came_from.get(name)])))
+
+    definition = _one("task_definition", configuration.inline_task_definition, configuration, contents)
+    source = words("task_definition")
+    if not definition and defaults.task_definition_path:
+        definition = _document("task_definition", defaults.task_definition_path, _DEFAULT_DEFINITION, contents)
+        source = f"the worker's {_DEFAULT_DEFINITION}"
+    below = {key: value for key, value in definition.items() if not configuration.task_definition.get(key)}
+    if configuration.execution_role_arn:
+        below.pop("executionRoleArn", None)
+    arguments = _one("run_task_kwargs", configuration.run_task_kwargs, configuration, contents)
+    layers = (
+        (_IN_DEFINITION, below, source),
+        (_IN_ARGUMENTS, arguments, words("run_task_kwargs")),
+        (_IN_DEFINITION, configuration.task_definition_patch, words("task_definition_patch")),
+        (_IN_ARGUMENTS, configuration.run_task_patch, words("run_task_patch")),
+    )
+    found = dict(came_from)
+    for names, request, said_by in layers:
+        said = {**request, **(request.get("overrides") or {})}
+        found |= {variable: said_by for key, variable in names.items() if said.get(key)}
+    return found
 
 
 def with_default_arguments(
@@ -80,9 +130,9 @@ def _below(arguments: Mapping[str, Any], configuration: JobConfiguration, contai
     """The template's RunTask request over `arguments`: only what it leaves open is taken from them."""
     said: dict[str, Any] = cleaned(configuration.task_run_request)
     taken = {key: value for key, value in arguments.items() if key != "taskDefinition"}
-    if said.keys() & _CAPACITY:
-        taken = {key: value for key, value in taken.items() if key not in _CAPACITY}
-    if configuration.vpc_id or configuration.inherit_network or given_network(configuration):
+    if said.keys() & CAPACITY:
+        taken = {key: value for key, value in taken.items() if key not in CAPACITY}
+    if configuration.vpc_id or configuration.inherit_network or given_network(configuration).get("subnets"):
         taken.pop("networkConfiguration", None)
     containers = said.get("overrides", {}).get("containerOverrides")
     if containers and not containers[0].get("name"):
@@ -94,9 +144,9 @@ def _below(arguments: Mapping[str, Any], configuration: JobConfiguration, contai
 def derived(configuration: JobConfiguration, described: Mapping[str, Any], container: str) -> JobConfiguration:
     """For `derive_task_definition`: the reused definition as the base of our own, in a family of its own.
 
-    `described` is the reused definition as a RegisterTaskDefinition request, `container` the one that runs the flow.
+    `described` is the reused definition as ECS describes it, `container` the one that runs the flow.
     """
-    base = dict(described)
+    base = {key: value for key, value in described.items() if key != "compatibilities"}
     base["family"] = ecs_name(str(described.get("family", "")))[: LONGEST_NAME - len(_DERIVED)] + _DERIVED
     request = {key: value for key, value in configuration.task_run_request.items() if key != "taskDefinition"}
     return _over(base, configuration.model_copy(update={"task_run_request": request}), container)
@@ -151,6 +201,19 @@ def _document(name: str, path: str, source: str, contents: Mapping[str, Any]) ->
         raise JobInvalid([f"{source}: {path} holds no mapping; write the ECS request as YAML or JSON there."])
     validated: Mapping[str, Any] = getattr(JobConfiguration.load({name: document}), name)
     return validated
+
+
+def _with_arguments(configuration: JobConfiguration, arguments: Mapping[str, Any]) -> JobConfiguration:
+    merged = patch(configuration.task_run_request, arguments)
+    if not arguments.get("networkConfiguration"):
+        return configuration.model_copy(update={"task_run_request": merged})
+    # They lie above the template's network_configuration, too.
+    template = patch(
+        configuration.task_run_request.get("networkConfiguration") or {},
+        {"awsvpcConfiguration": network_variable(configuration)},
+    )
+    merged["networkConfiguration"] = patch(template, arguments["networkConfiguration"])
+    return configuration.model_copy(update={"task_run_request": merged, "network_configuration": {}})
 
 
 def _over(base: Mapping[str, Any], configuration: JobConfiguration, container: str) -> JobConfiguration:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import re
 import unicodedata
@@ -20,6 +21,12 @@ def ecs_name(text: str) -> str:
     """`text` as a family or container name. A valid name stays as it is; letters keep their case."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     return _NOT_IN_NAMES.sub("-", plain)[:LONGEST_NAME]
+
+
+def container_slug(text: str) -> str:
+    """`text` as a container's name; where no letter or digit of it is usable, one that is still its own."""
+    name = ecs_name(text)
+    return name if name.strip("-") else f"container-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def generated_family(pool_name: str, owner_id: str) -> str:

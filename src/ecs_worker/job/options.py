@@ -67,10 +67,16 @@ def add_to_definition(configuration: JobConfiguration, definition: dict[str, Any
         container["readonlyRootFilesystem"] = configuration.readonly_root_filesystem
     for volume in configuration.volumes:
         definition["volumes"] = _patch_list(list(definition.get("volumes") or []), [volume.definition()], "name")
-        container["mountPoints"] = [*(container.get("mountPoints") or []), volume.mount_point()]
+        mount = volume.mount_point()
+        others = [item for item in container.get("mountPoints") or [] if not _same_mount(item, mount)]
+        container["mountPoints"] = [*others, mount]
     if configuration.subnets or configuration.security_groups:
         # Only this mode has subnets; the mode that the definition names is left for the rules to judge.
         definition["networkMode"] = definition.get("networkMode") or "awsvpc"
+
+
+def _same_mount(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one.get(key) == other[key] for key in ("sourceVolume", "containerPath"))
 
 
 def add_to_run_task(configuration: JobConfiguration, request: dict[str, Any]) -> None:
@@ -101,9 +107,14 @@ def environment_files(arns: Iterable[str]) -> list[dict[str, str]]:
     return [{"value": arn, "type": "s3"} for arn in arns]
 
 
+def network_variable(configuration: JobConfiguration) -> dict[str, Any]:
+    """The variable network_configuration; RunTask's wrapping of it is tolerated."""
+    return dict(configuration.network_configuration.get("awsvpcConfiguration", configuration.network_configuration))
+
+
 def given_network(configuration: JobConfiguration) -> dict[str, Any]:
-    """The job's own awsvpcConfiguration; RunTask's wrapping of it is tolerated."""
-    given = dict(configuration.network_configuration.get("awsvpcConfiguration", configuration.network_configuration))
+    """The job variables' awsvpcConfiguration."""
+    given = network_variable(configuration)
     if configuration.subnets:
         given["subnets"] = list(configuration.subnets)
     if configuration.security_groups:
@@ -111,6 +122,12 @@ def given_network(configuration: JobConfiguration) -> dict[str, Any]:
     if configuration.assign_public_ip is not None:
         given["assignPublicIp"] = "ENABLED" if configuration.assign_public_ip else "DISABLED"
     return given
+
+
+def wanted_network(configuration: JobConfiguration) -> dict[str, Any]:
+    """The task's awsvpcConfiguration as far as the job says it: the RunTask request below the job variables."""
+    requested = configuration.task_run_request.get("networkConfiguration") or {}
+    return {**(requested.get("awsvpcConfiguration") or {}), **given_network(configuration)}
 
 
 def _update(target: dict[str, Any], key: str, values: Mapping[str, Any]) -> None:

@@ -16,13 +16,27 @@ from typing import TYPE_CHECKING, Any
 
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import prepare
-from ecs_worker.job.names import LONGEST_TAG_KEY, LONGEST_TAG_VALUE, ecs_name, generated_family, tag_text
-from ecs_worker.job.options import add_to_definition, add_to_overrides, add_to_run_task, given_network, patch
+from ecs_worker.job.names import (
+    LONGEST_TAG_KEY,
+    LONGEST_TAG_VALUE,
+    container_slug,
+    ecs_name,
+    generated_family,
+    tag_text,
+)
+from ecs_worker.job.options import (
+    add_to_definition,
+    add_to_overrides,
+    add_to_run_task,
+    given_network,
+    patch,
+    wanted_network,
+)
 from ecs_worker.job.sizes import cpu_units, memory_mib, next_fargate_pair
 from ecs_worker.model import LogStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from ecs_worker.job.configuration import FlowRunContext, JobConfiguration, Prepared
 
@@ -34,6 +48,7 @@ MOST_OVERRIDES = 8192  # characters; RunTask, `overrides`
 # The claim's tag on the task: like startedBy, it leads whoever finds the task to the claim.
 CLAIM_TAG = "ecs-worker/claim-id"
 
+CAPACITY = {"launchType", "capacityProviderStrategy"}  # which exclude each other
 FARGATE_PROVIDERS = {"FARGATE", "FARGATE_SPOT"}
 _SECRETS = {
     "PREFECT_API_KEY": "prefect_api_key_secret_arn",
@@ -52,13 +67,13 @@ def default_image(server_version: str, python_version: str) -> str:
 def flow_container_name(configuration: JobConfiguration, definition: Mapping[str, Any] | None) -> str:
     """The container that runs the flow: as configured, else `prefect`, else the definition's first."""
     if configuration.container_name:
-        return ecs_name(configuration.container_name)
+        return container_slug(configuration.container_name)
     for source in (configuration.task_definition, definition or {}):
         names = [container.get("name") for container in source.get("containerDefinitions") or [] if container]
         if DEFAULT_CONTAINER in names:
             return DEFAULT_CONTAINER
         if names and names[0]:
-            return ecs_name(str(names[0]))
+            return container_slug(str(names[0]))
     return DEFAULT_CONTAINER
 
 
@@ -66,7 +81,7 @@ def presumed_definition(configuration: JobConfiguration) -> dict[str, Any]:
     """What a reused definition must at least be for the job to fit it, while nobody has asked ECS."""
     presumed: dict[str, Any] = {"containerDefinitions": [{"name": flow_container_name(configuration, None)}]}
     launch_type = configuration.task_run_request.get("launchType")
-    if launch_type in FARGATE_PROVIDERS or given_network(configuration):
+    if str(launch_type) in FARGATE_PROVIDERS or wanted_network(configuration):
         presumed["networkMode"] = "awsvpc"
     return presumed
 
@@ -74,9 +89,12 @@ def presumed_definition(configuration: JobConfiguration) -> dict[str, Any]:
 # RegisterTaskDefinition ---------------------------------------------------------------------------------------
 
 
-def prepare_definition(configuration: JobConfiguration, context: FlowRunContext) -> dict[str, Any] | None:
+def prepare_definition(
+    configuration: JobConfiguration, context: FlowRunContext, confidential: Collection[str] = ()
+) -> dict[str, Any] | None:
     """The RegisterTaskDefinition request; None when the run reuses a definition as it is.
 
+    `confidential` are the variables of env that may not move into the definition, which many may read.
     Raises JobInvalid if the container that should run the flow is not there.
     """
     if configuration.reused_definition:
@@ -86,7 +104,7 @@ def prepare_definition(configuration: JobConfiguration, context: FlowRunContext)
     containers = [container for container in definition.get("containerDefinitions") or [] if cleaned(container)]
     for container in containers:
         if container.get("name"):
-            container["name"] = ecs_name(str(container["name"]))
+            container["name"] = container_slug(str(container["name"]))
     definition["containerDefinitions"] = containers
     container = _flow_container(containers, flow_container_name(configuration, None))
     container["image"] = container.get("image") or default_image(context.server_version, context.python_version)
@@ -94,12 +112,15 @@ def prepare_definition(configuration: JobConfiguration, context: FlowRunContext)
     if not definition.get("executionRoleArn"):
         definition["executionRoleArn"] = configuration.execution_role_arn or context.defaults.execution_role_arn
     add_to_definition(configuration, definition, container)
-    _settle_environment(container, configuration, prepared)
-    definition = patch(definition, _definition_patch(configuration, container["name"]))
-    container = _flow_container(definition["containerDefinitions"], container["name"])
+    container["environment"] = environment_list(_pairs(container.get("environment")), without=prepared.unset)
+    _add_secrets(container, configuration)
+    container_name = container["name"]
+    definition = patch(definition, _definition_patch(configuration, container_name))
+    definition["containerDefinitions"] = [_settled(item, item) for item in definition["containerDefinitions"]]
+    container = _flow_container(definition["containerDefinitions"], container_name)
     definition["family"] = _family(definition, context)
-    _size(definition, container, configuration, fargate=runs_on_fargate(configuration, context, definition))
-    _make_room(definition, container, configuration, context)
+    _size(definition, container, configuration, fargate=_fits_fargate(configuration, context, definition))
+    _make_room(definition, container, configuration, context, confidential)
     request: dict[str, Any] = cleaned(definition)
     return request
 
@@ -186,15 +207,26 @@ def _plain_sizes(task: dict[str, Any], containers: list[dict[str, Any]]) -> None
             container["memory"] = memory_mib(container["memory"])
 
 
-def _settle_environment(container: dict[str, Any], configuration: JobConfiguration, prepared: Prepared) -> None:
-    """Secrets win over variables of the same name, and what the job sets to null is not in the definition."""
-    container["environment"] = environment_list(_pairs(container.get("environment")), without=prepared.unset)
+def _add_secrets(container: dict[str, Any], configuration: JobConfiguration) -> None:
     secrets = {item["name"]: item for item in container.get("secrets") or [] if item.get("name")}
     secrets |= {name: {"name": name, "valueFrom": arn} for name, arn in configuration.secrets.items()}
     for name, source in _SECRETS.items():
         if arn := getattr(configuration, source):
             secrets[name] = {"name": name, "valueFrom": arn}
     container["secrets"] = list(secrets.values())
+
+
+def _settled(container: Mapping[str, Any], defined: Mapping[str, Any]) -> dict[str, Any]:
+    """A container, or its override: variables without a value are left out, and secrets win, as ECS refuses both."""
+    if not container.get("environment"):
+        return dict(container)
+    environment = environment_list(_pairs(container["environment"]), without=_secret_names(defined))
+    return {**container, "environment": environment}
+
+
+def _secret_names(container: Mapping[str, Any]) -> set[str]:
+    """The variables that the container of a definition gets from secrets."""
+    return {str(item["name"]) for item in container.get("secrets") or [] if item.get("name")}
 
 
 def definition_digest(request: Mapping[str, Any]) -> str:
@@ -228,7 +260,7 @@ def launch_type_of(
 
     None: the cluster's default capacity providers, for a definition that Fargate can't run.
     """
-    configured = configuration.task_run_request.get("launchType") or context.defaults.launch_type
+    configured = _where_said(configuration).get("launchType") or context.defaults.launch_type
     if configured:
         return str(configured)
     required = set(definition.get("requiresCompatibilities") or ["FARGATE"])
@@ -236,13 +268,36 @@ def launch_type_of(
     return "FARGATE" if required == {"FARGATE"} and "FARGATE" in possible else None
 
 
-def runs_on_fargate(configuration: JobConfiguration, context: FlowRunContext, definition: Mapping[str, Any]) -> bool:
-    """Whether the task definition has to fit Fargate."""
-    configured = configuration.task_run_request.get("launchType") or context.defaults.launch_type
-    strategy = configuration.task_run_request.get("capacityProviderStrategy")
-    if strategy and not configured:
-        return {item.get("capacityProvider") for item in strategy} <= FARGATE_PROVIDERS
-    return launch_type_of(configuration, context, definition) in FARGATE_PROVIDERS
+def _where_said(configuration: JobConfiguration) -> Mapping[str, Any]:
+    """The request that says where the task runs: the patch, if it does."""
+    patched = any(configuration.run_task_patch.get(key) for key in CAPACITY)
+    return configuration.run_task_patch if patched else configuration.task_run_request
+
+
+def capacity(configuration: JobConfiguration, context: FlowRunContext, definition: Mapping[str, Any]) -> dict[str, Any]:
+    """RunTask's part that says where the task runs: a strategy excludes a launch type; FARGATE_SPOT is a provider."""
+    if strategy := _where_said(configuration).get("capacityProviderStrategy"):
+        return {"capacityProviderStrategy": strategy}
+    launch_type = launch_type_of(configuration, context, definition)
+    if launch_type == "FARGATE_SPOT":
+        return {"capacityProviderStrategy": [{"capacityProvider": "FARGATE_SPOT", "weight": 1}]}
+    return {"launchType": launch_type} if launch_type else {}
+
+
+def runs_on_fargate(request: Mapping[str, Any]) -> bool:
+    """Whether a RunTask request (or only its `capacity`) is for Fargate, as far as it says."""
+    if strategy := request.get("capacityProviderStrategy"):
+        return {str(item.get("capacityProvider")) for item in strategy} <= FARGATE_PROVIDERS
+    return request.get("launchType") == "FARGATE"
+
+
+def _fits_fargate(configuration: JobConfiguration, context: FlowRunContext, definition: Mapping[str, Any]) -> bool:
+    """Whether our definition is made for Fargate; so, as in prefect-aws, if only the launch type beside a strategy is.
+
+    EC2 runs such a definition, too.
+    """
+    configured = _where_said(configuration).get("launchType") or context.defaults.launch_type
+    return str(configured) in FARGATE_PROVIDERS or runs_on_fargate(capacity(configuration, context, definition))
 
 
 # Network ------------------------------------------------------------------------------------------------------
@@ -253,12 +308,14 @@ class NetworkNeed:
     """What must be found out before RunTask.
 
     The subnets of `vpc_id`; else, with `inherit`, the worker's own network; else the subnets of the default VPC.
-    `given` is the job's own awsvpcConfiguration; if it has subnets, they must be among those.
+    `given` is the job's own awsvpcConfiguration; if it has subnets, they must be among those. `public_ip` False: the
+    task can't have a public address, as only Fargate's can.
     """
 
     vpc_id: str | None
     given: Mapping[str, Any] = field(default_factory=dict)
     inherit: bool = False
+    public_ip: bool = True
 
     def __str__(self) -> str:
         if self.vpc_id:
@@ -285,14 +342,16 @@ def network_need(
     """
     if definition.get("networkMode") != "awsvpc":
         return None
-    given = given_network(configuration)
-    if configuration.subnets or (given.get("subnets") and not configuration.vpc_id):
-        return None
-    if not given and configuration.task_run_request.get("networkConfiguration"):
+    given = wanted_network(configuration)
+    in_vpc = configuration.vpc_id and not configuration.subnets and given_network(configuration).get("subnets")
+    if given.get("subnets") and not in_vpc:
         return None
     wished = configuration.inherit_network
     inherit = context.defaults.inherit_network if wished is None else wished
-    return NetworkNeed(configuration.vpc_id, given, inherit=inherit and not configuration.vpc_id)
+    asked = capacity(configuration, context, definition)
+    # Which capacity the cluster's default is, nobody knows.
+    fargate = runs_on_fargate(asked) if asked else "FARGATE" in (definition.get("requiresCompatibilities") or [])
+    return NetworkNeed(configuration.vpc_id, given, inherit=inherit and not configuration.vpc_id, public_ip=fargate)
 
 
 def network_configuration(need: NetworkNeed, found: FoundNetwork) -> dict[str, Any]:
@@ -306,7 +365,7 @@ def network_configuration(need: NetworkNeed, found: FoundNetwork) -> dict[str, A
     if not found.subnets:
         remedy = "check vpc_id and the Region" if need.vpc_id else "set vpc_id, or subnets in network_configuration"
         raise JobInvalid([f"No subnets were found in {need}: {remedy}."])
-    network: dict[str, Any] = {"assignPublicIp": "ENABLED" if found.public_ip else "DISABLED"}
+    network: dict[str, Any] = {"assignPublicIp": "ENABLED" if found.public_ip and need.public_ip else "DISABLED"}
     if found.security_groups:
         network["securityGroups"] = list(found.security_groups)
     return {"awsvpcConfiguration": {**network, **need.given, "subnets": list(found.subnets)[:MOST_SUBNETS]}}
@@ -330,8 +389,9 @@ def prepare_run_task(
     request.pop("taskDefinition", None)
     prepared = prepare(configuration, context)
     request["cluster"] = request.get("cluster") or configuration.cluster or context.defaults.cluster
-    _choose_capacity(request, launch_type_of(configuration, context, definition))
-    given = given_network(configuration)
+    request = {key: value for key, value in request.items() if key not in CAPACITY}
+    request |= capacity(configuration, context, definition)
+    given = wanted_network(configuration)
     if network:
         request["networkConfiguration"] = dict(network)
     elif given and definition.get("networkMode") == "awsvpc":
@@ -339,21 +399,21 @@ def prepare_run_task(
     request["overrides"] = _overrides(request.get("overrides") or {}, configuration, context, definition, prepared)
     request["tags"] = _tags(request.get("tags"), prepared.labels, context)
     add_to_run_task(configuration, request)
-    result: dict[str, Any] = cleaned(patch(request, configuration.run_task_patch))
+    request = patch(request, configuration.run_task_patch)
+    request["overrides"] = _settled_overrides(request.get("overrides") or {}, definition)
+    result: dict[str, Any] = cleaned(request)
     if overrides_length(result) > MOST_OVERRIDES:
         _leave_out_repeated(result, configuration, definition)
     return result
 
 
-def _choose_capacity(request: dict[str, Any], launch_type: str | None) -> None:
-    """A capacity provider strategy excludes a launch type; FARGATE_SPOT is a provider, no launch type."""
-    request.pop("launchType", None)
-    if request.get("capacityProviderStrategy"):
-        return
-    if launch_type == "FARGATE_SPOT":
-        request["capacityProviderStrategy"] = [{"capacityProvider": "FARGATE_SPOT", "weight": 1}]
-    elif launch_type:
-        request["launchType"] = launch_type
+def _settled_overrides(overrides: Mapping[str, Any], definition: Mapping[str, Any]) -> dict[str, Any]:
+    defined = {container.get("name"): container for container in definition.get("containerDefinitions") or []}
+    containers = overrides.get("containerOverrides") or []
+    settled = [_settled(container, defined.get(container.get("name"), {})) for container in containers]
+    result = {**overrides, "containerOverrides": settled}
+    _plain_sizes(result, settled)
+    return result
 
 
 def without_spot(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -386,7 +446,7 @@ def _overrides(
     overrides = {**given, "containerOverrides": containers}
     add_to_overrides(configuration, overrides, flow)
     _plain_sizes(overrides, containers)
-    if configuration.round_up_resources and runs_on_fargate(configuration, context, definition):
+    if configuration.round_up_resources and _fits_fargate(configuration, context, definition):
         _round_up(overrides, definition)
     if not overrides.get("taskRoleArn") and not definition.get("taskRoleArn"):
         overrides["taskRoleArn"] = context.defaults.task_role_arn
@@ -409,7 +469,7 @@ def _flow_override(containers: list[dict[str, Any]], name: str) -> dict[str, Any
     """
     for container in containers:
         if container.get("name"):
-            container["name"] = ecs_name(str(container["name"]))
+            container["name"] = container_slug(str(container["name"]))
     meant = containers.pop(0) if containers and not containers[0].get("name") else {}
     same = [index for index, container in enumerate(containers) if container.get("name") == name]
     at = same[0] if same else 0
@@ -461,12 +521,16 @@ def overrides_length(request: Mapping[str, Any]) -> int:
 
 
 def _make_room(
-    definition: dict[str, Any], container: dict[str, Any], configuration: JobConfiguration, context: FlowRunContext
+    definition: dict[str, Any],
+    container: dict[str, Any],
+    configuration: JobConfiguration,
+    context: FlowRunContext,
+    confidential: Collection[str],
 ) -> None:
     """Move the deployment's variables, largest first, into the definition until the overrides fit.
 
     What differs from run to run stays out, so that the definition is still shared by the deployment's runs; so do
-    the worker's own settings, which hold its API key.
+    the worker's own settings, which hold its API key, and what is confidential.
     """
     request = prepare_run_task(configuration, context, definition)
     excess = overrides_length(request) - MOST_OVERRIDES
@@ -474,10 +538,11 @@ def _make_room(
         return
     run_env = context.run.job_variables.get("env")
     per_run = {name.removeprefix("env.") for name in context.run.job_variables} | set(run_env or {})
+    kept = {*per_run, *confidential, *_secret_names(container)}
     movable = prepare(configuration, context).env.items() & dict(configuration.env).items()
     environment = _pairs(container.get("environment"))
     for name, value in sorted(movable, key=lambda item: (-len(item[1] or ""), item[0])):
-        if excess > 0 and name not in per_run:
+        if excess > 0 and name not in kept:
             environment[name] = value
             excess -= len(json.dumps({"name": name, "value": value}, separators=(",", ":"), ensure_ascii=False))
     container["environment"] = environment_list(environment)

@@ -12,9 +12,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ecs_worker.errors import JobInvalid
+from ecs_worker.job import container_rules
+from ecs_worker.job.container_rules import repeated
 from ecs_worker.job.masking import Hidden
-from ecs_worker.job.names import ecs_name
+from ecs_worker.job.names import LONGEST_TAG_KEY, LONGEST_TAG_VALUE, container_slug
+from ecs_worker.job.options import network_variable
 from ecs_worker.job.requests import (
+    CAPACITY,
     DEFAULT_CONTAINER,
     DEFAULT_CPU,
     DEFAULT_MEMORY,
@@ -30,12 +34,15 @@ from ecs_worker.job.requests import (
 from ecs_worker.job.sizes import FARGATE, cpu_units, memory_mib, next_fargate_pair
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ecs_worker.job.configuration import FlowRunContext, JobConfiguration
 
+LAUNCH_TYPES = ("FARGATE", "EC2", "EXTERNAL")
 MOST_CONTAINERS = 10
 MOST_PROVIDERS = 20
+MOST_WEIGHT = 1000
+MOST_BASE = 100_000
 MOST_SECURITY_GROUPS = 5
 MOST_TAGS = 50
 MOST_DEFINITION = 65_536  # bytes
@@ -44,6 +51,7 @@ MOST_DEFINITION = 65_536  # bytes
 _ROLE = re.compile(r"[\w+=,.@-]+|arn:aws[a-z-]*:iam::\d*:role/\S+", re.ASCII)
 _CLUSTER = re.compile(r"[\w-]{1,255}|arn:aws[a-z-]*:ecs:[\w-]+:\d*:cluster/[\w-]+", re.ASCII)
 _DEFINITION = re.compile(r"[\w-]+(:\d+)?|arn:aws[a-z-]*:ecs:[\w-]+:\d*:task-definition/[\w-]+(:\d+)?", re.ASCII)
+_TAG_TEXT = re.compile(r"[\w\s.:/=+\-@]*")
 _ENVIRONMENT_FILE = re.compile(r"arn:aws[a-z-]*:s3:::\S+\.env")
 _SECRET = re.compile(r"arn:aws[a-z-]*:(secretsmanager|ssm):\S+")
 
@@ -69,9 +77,23 @@ class Job:
         """The definition's containers."""
         return list(self.definition.get("containerDefinitions") or [])
 
+    @property
+    def on_fargate(self) -> bool:
+        """Whether the task is for Fargate."""
+        return runs_on_fargate(self.run_task)
+
+    @property
+    def made_for_fargate(self) -> bool:
+        """Whether the definition must do for Fargate, wherever the task runs."""
+        return self.on_fargate or "FARGATE" in (self.definition.get("requiresCompatibilities") or [])
+
     def origin(self, variable: str) -> str:
         """Where the job variable came from, as a bracket for messages."""
         return _origin(self.came_from, variable)
+
+    def source(self, *variables: str) -> str:
+        """The origin of the first of the variables that somebody has set, else the template."""
+        return next(filter(None, map(self.origin, variables)), " (from the work pool's template)")
 
 
 def usable(configuration: JobConfiguration, came_from: Mapping[str, str]) -> tuple[JobConfiguration, list[str]]:
@@ -80,6 +102,7 @@ def usable(configuration: JobConfiguration, came_from: Mapping[str, str]) -> tup
     So that what is wrong elsewhere is found at once, too.
     """
     problems: dict[str, None] = {}  # in their order, each once: a size stands in both requests
+    wrong: set[str] = set()
 
     def without_unusable(item: Mapping[str, Any]) -> dict[str, Any]:
         kept = dict(item)
@@ -89,6 +112,7 @@ def usable(configuration: JobConfiguration, came_from: Mapping[str, str]) -> tup
                     read(kept[name], _origin(came_from, name))
                 except JobInvalid as error:
                     problems.update(dict.fromkeys(error.problems))
+                    wrong.add(name)
                     del kept[name]
         return kept
 
@@ -99,29 +123,39 @@ def usable(configuration: JobConfiguration, came_from: Mapping[str, str]) -> tup
     definition["containerDefinitions"] = all_without(definition.get("containerDefinitions"))
     overrides = without_unusable(configuration.task_run_request.get("overrides") or {})
     overrides["containerOverrides"] = all_without(overrides.get("containerOverrides"))
+    if wrong & _SIZES:  # half a pair can't be judged
+        definition, overrides = ({k: v for k, v in item.items() if k not in _SIZES} for item in (definition, overrides))
     kept = without_unusable({"command": configuration.command})
     changes: dict[str, Any] = {
         "command": kept.get("command"),
         "task_definition": definition,
         "task_run_request": {**configuration.task_run_request, "overrides": overrides},
     }
+    network = network_variable(configuration)
+    single = [key for key in ("subnets", "securityGroups") if not isinstance(network.get(key, []), list)]
+    if single:
+        origin = _origin(came_from, "network_configuration")
+        problems |= {f"{key} is {network[key]!r}{origin}, but ECS wants a list; write one.": None for key in single}
+        changes["network_configuration"] = {key: value for key, value in network.items() if key not in single}
     if (problem := _lost_container(configuration, came_from)) is not None:
         problems[problem] = None
         changes["container_name"] = None
     return configuration.model_copy(update=changes), list(problems)
 
 
+_SIZES = {"cpu", "memory"}
 _READ = {"cpu": cpu_units, "memory": memory_mib, "command": words}
 
 
 def _lost_container(configuration: JobConfiguration, came_from: Mapping[str, str]) -> str | None:
-    name = ecs_name(configuration.container_name or DEFAULT_CONTAINER)
+    given = configuration.container_name or DEFAULT_CONTAINER
+    name = container_slug(given)
     containers = configuration.task_definition.get("containerDefinitions") or []
-    names = [ecs_name(str(item["name"])) for item in containers if item.get("name")]
+    names = [container_slug(str(item["name"])) for item in containers if item.get("name")]
     if configuration.reused_definition or name == DEFAULT_CONTAINER or name in names:
         return None
     return (
-        f"container_name is {name!r}{_origin(came_from, 'container_name')}, but the task definition has only "
+        f"container_name is {given!r}{_origin(came_from, 'container_name')}, but the task definition has only "
         f"{', '.join(names) or 'containers without names'}; name one that it has."
     )
 
@@ -139,7 +173,8 @@ def check(job: Job) -> None:
 def problems_of(job: Job) -> list[str]:
     """A sentence for each problem that can be told."""
     rules = RULES if job.described else _OF_THE_RUN
-    return [problem for rule in rules for problem in rule(job)]
+    own = () if job.configuration.reused_definition else _OF_OUR_DEFINITION
+    return [problem for rule in (*rules, *own) for problem in rule(job)]
 
 
 def _essential_container(job: Job) -> Iterator[str]:
@@ -149,10 +184,11 @@ def _essential_container(job: Job) -> Iterator[str]:
 
 def _flow_container_exists(job: Job) -> Iterator[str]:
     name = flow_container_name(job.configuration, job.definition)
-    names = [str(container.get("name")) for container in job.containers]
+    names = [str(container["name"]) for container in job.containers if container.get("name")]
     if name not in names:
+        given = job.configuration.container_name or name
         yield (
-            f"container_name is {name!r}{job.origin('container_name')}, but the task definition has only "
+            f"container_name is {given!r}{job.origin('container_name')}, but the task definition has only "
             f"{', '.join(names) or 'none'}; name one of these."
         )
 
@@ -173,30 +209,52 @@ def _log_options_need_logs(job: Job) -> Iterator[str]:
         )
 
 
-def _launch_type_fits_definition(job: Job) -> Iterator[str]:
-    if job.configuration.task_run_request.get("capacityProviderStrategy"):
-        return
-    launch_type = launch_type_of(job.configuration, job.context, job.definition)
+def _launch_type(job: Job) -> Iterator[str]:
+    launch_type = job.run_task.get("launchType")
     if launch_type is None:
         return
-    wanted = "FARGATE" if launch_type == "FARGATE_SPOT" else launch_type
+    if launch_type not in LAUNCH_TYPES:
+        yield (
+            f"launch_type is {launch_type!r}{job.origin('launch_type')}, which ECS doesn't know; choose "
+            f"{', '.join(LAUNCH_TYPES)} or FARGATE_SPOT."
+        )
+    if job.run_task.get("capacityProviderStrategy"):
+        yield (
+            f"run_task_patch{job.origin('run_task_patch')} has both launchType and capacityProviderStrategy, which "
+            "exclude each other; leave one out."
+        )
+
+
+def _launch_type_fits_definition(job: Job) -> Iterator[str]:
+    wanted = "FARGATE" if job.on_fargate else job.run_task.get("launchType")
+    if wanted is None:
+        return
+    if any(job.configuration.run_task_patch.get(key) for key in CAPACITY):
+        said = f"run_task_patch{job.origin('run_task_patch')} chooses {wanted}"
+    elif job.configuration.task_run_request.get("capacityProviderStrategy"):
+        said = f"capacity_provider_strategy{job.origin('capacity_provider_strategy')} is for Fargate"
+    else:
+        launch_type = launch_type_of(job.configuration, job.context, job.definition)
+        said = f"launch_type is {launch_type!r}{job.origin('launch_type')}"
     required = job.definition.get("requiresCompatibilities") or []
     # Definitions made for Fargate also run on EC2.
     if required and wanted not in required and not (wanted == "EC2" and "FARGATE" in required):
         yield (
-            f"launch_type is {launch_type!r}{job.origin('launch_type')}, but the task definition requires "
-            f"{', '.join(required)}; change launch_type or requiresCompatibilities."
+            f"{said}, but the task definition requires {', '.join(required)}; change the one or its "
+            "requiresCompatibilities."
         )
     network_mode = job.definition.get("networkMode")
     if wanted == "FARGATE" and network_mode != "awsvpc":
         yield (
-            f"launch_type is {launch_type!r}{job.origin('launch_type')}, which needs network mode 'awsvpc', but the "
-            f"task definition has {network_mode or 'bridge'!r}; leave networkMode out or choose launch type EC2."
+            f"{said}, which needs network mode 'awsvpc', but the task definition has {network_mode or 'bridge'!r}; "
+            "leave networkMode out or choose launch type EC2."
         )
+    if wanted == "EXTERNAL" and network_mode == "awsvpc":
+        yield f"{said}, which has no network mode 'awsvpc': leave out networkMode, subnets and security_groups."
 
 
 def _fargate_pair(job: Job) -> Iterator[str]:
-    if not runs_on_fargate(job.configuration, job.context, job.definition):
+    if not job.on_fargate:
         return
     overrides = job.run_task.get("overrides") or {}
     cpu = cpu_units(overrides.get("cpu") or job.definition.get("cpu") or DEFAULT_CPU)
@@ -222,13 +280,17 @@ def _one_task(job: Job) -> Iterator[str]:
 
 def _at_most_ten_containers(job: Job) -> Iterator[str]:
     if len(job.containers) > MOST_CONTAINERS:
-        yield f"The task definition has {len(job.containers)} containers; ECS allows {MOST_CONTAINERS}."
+        came_from = job.source("task_definition_path", "task_definition", "task_definition_patch")
+        yield (
+            f"The task definition{came_from} has {len(job.containers)} containers, but ECS allows {MOST_CONTAINERS}; "
+            "leave some out."
+        )
 
 
 def _log_driver_needs_execution_role(job: Job) -> Iterator[str]:
     if job.definition.get("executionRoleArn") or job.configuration.configure_cloudwatch_logs:
         return
-    if not runs_on_fargate(job.configuration, job.context, job.definition):
+    if not job.made_for_fargate:
         return
     for container in job.containers:
         if (container.get("logConfiguration") or {}).get("logDriver") == "awslogs":
@@ -242,6 +304,16 @@ def _strategy(job: Job) -> Iterator[str]:
     strategy = job.run_task.get("capacityProviderStrategy") or []
     came_from = job.origin("capacity_provider_strategy")
     names = {str(item.get("capacityProvider")) for item in strategy}
+    for item in strategy:
+        if not item.get("capacityProvider"):
+            yield f"capacity_provider_strategy{came_from} has an item without capacityProvider; name one in each."
+        for key, most in (("weight", MOST_WEIGHT), ("base", MOST_BASE)):
+            value = item.get(key, 0)
+            if type(value) is not int or not 0 <= value <= most:
+                yield (
+                    f"capacity_provider_strategy{came_from} has an item with {key} {value!r}; write a number from 0 to "
+                    f"{most}."
+                )
     if len(strategy) > MOST_PROVIDERS:
         yield f"capacity_provider_strategy{came_from} has {len(strategy)} items; ECS allows {MOST_PROVIDERS}."
     if names & FARGATE_PROVIDERS and names - FARGATE_PROVIDERS:
@@ -265,25 +337,47 @@ def _network(job: Job) -> Iterator[str]:
             f"subnets and security_groups{job.origin('subnets')} need network mode 'awsvpc', but the task definition "
             f"has {mode or 'bridge'!r}; change the one or leave out the other."
         )
-    for key, most in (("subnets", MOST_SUBNETS), ("securityGroups", MOST_SECURITY_GROUPS)):
-        if len(vpc.get(key) or []) > most:
-            yield f"The network configuration has {len(vpc[key])} {key}; ECS allows {most}."
+    elif mode != "awsvpc" and vpc:
+        yield (
+            f"RunTask's networkConfiguration{job.origin('run_task_kwargs')} needs network mode 'awsvpc', but the task "
+            f"definition has {mode or 'bridge'!r}; change the one or leave out the other."
+        )
+    public = vpc.get("assignPublicIp", "DISABLED")
+    if public not in {"ENABLED", "DISABLED"}:
+        yield f"assignPublicIp is {public!r}{job.origin('network_configuration')}; write ENABLED or DISABLED."
+    limits = (("subnets", "subnets", MOST_SUBNETS), ("securityGroups", "security_groups", MOST_SECURITY_GROUPS))
+    for key, variable, most in limits:
+        came_from = job.source(variable, "network_configuration", "run_task_kwargs", "run_task_patch")
+        given = vpc.get(key) or []
+        if not isinstance(given, list):
+            yield f"{key}{came_from} is {given!r}, but ECS wants a list; write one."
+        elif len(given) > most:
+            yield f"The network configuration has {len(given)} {key}{came_from}, but ECS allows {most}; name fewer."
 
 
 def _fargate_refuses(job: Job) -> Iterator[str]:
-    if not runs_on_fargate(job.configuration, job.context, job.definition):
-        return
-    for name in ("gpu", "placement_constraints", "placement_strategy"):
+    refused = ["gpu"] * job.made_for_fargate + ["placement_constraints", "placement_strategy"] * job.on_fargate
+    for name in refused:
         if getattr(job.configuration, name):
             yield f"{name}{job.origin(name)} has no use on Fargate, which refuses it; choose launch type EC2."
 
 
 def _only_on_fargate(job: Job) -> Iterator[str]:
-    if runs_on_fargate(job.configuration, job.context, job.definition):
+    if job.on_fargate:
         return
     for name in ("ephemeral_storage_gib", "platform_version"):
         if getattr(job.configuration, name):
             yield f"{name}{job.origin(name)} is only for Fargate; leave it out or choose launch type FARGATE."
+
+
+def _public_addresses_are_fargate_s(job: Job) -> Iterator[str]:
+    vpc = (job.run_task.get("networkConfiguration") or {}).get("awsvpcConfiguration") or {}
+    asked = job.run_task.keys() & CAPACITY
+    if asked and not job.on_fargate and vpc.get("assignPublicIp") == "ENABLED":
+        yield (
+            f"The task gets a public address{job.origin('assign_public_ip') or job.origin('network_configuration')}, "
+            "which ECS gives only to tasks on Fargate; set assign_public_ip to false."
+        )
 
 
 def _execute_command_needs_task_role(job: Job) -> Iterator[str]:
@@ -322,38 +416,58 @@ def _arns(job: Job) -> Iterator[str]:
 
 
 def _tags(job: Job) -> Iterator[str]:
-    tags = [str(tag.get("key")) for tag in job.run_task.get("tags") or []]
-    if len(tags) > MOST_TAGS:
-        yield (
-            f"The task would have {len(tags)} tags{job.origin('labels')}, but ECS allows {MOST_TAGS}: "
-            "give fewer labels."
-        )
+    yield from _wrong_tags("The task", job.origin("labels"), job.run_task.get("tags") or [], MOST_TAGS)
+
+
+def _definition_tags(job: Job) -> Iterator[str]:
+    # One more is the digest's.
+    yield from _wrong_tags("The task definition", "", job.definition.get("tags") or [], MOST_TAGS - 1)
+
+
+def _wrong_tags(where: str, came_from: str, tags: Sequence[Mapping[str, Any]], most: int) -> Iterator[str]:
+    if len(tags) > most:
+        yield f"{where} would have {len(tags)} tags{came_from}, but ECS allows {most}: give fewer labels."
+    for key in repeated(str(tag.get("key", "")) for tag in tags):
+        yield f"{where} has the label {key!r} several times{came_from}; leave one."
     for tag in tags:
-        if tag.lower().startswith("aws:"):
-            yield f"The label {tag!r}{job.origin('labels')} starts with 'aws:', which is AWS's own; rename it."
+        key, value = str(tag.get("key", "")), str(tag.get("value", ""))
+        label = f"{where} has the label {key!r}{came_from}, which"
+        if key.lower().startswith("aws:"):
+            yield f"{label} starts with 'aws:', AWS's own prefix; rename it."
+        if not 1 <= len(key) <= LONGEST_TAG_KEY or len(value) > LONGEST_TAG_VALUE:
+            yield (
+                f"{label} is too long: a key has 1 to {LONGEST_TAG_KEY} characters and a value at most "
+                f"{LONGEST_TAG_VALUE}; shorten it."
+            )
+        if not (_TAG_TEXT.fullmatch(key) and _TAG_TEXT.fullmatch(value)):
+            yield f"{label} has other characters than letters, digits, spaces and _ . : / = + - @; change it."
 
 
 def _overrides_fit(job: Job) -> Iterator[str]:
     length = overrides_length(job.run_task)
     if length <= MOST_OVERRIDES:
         return
-    overrides = job.run_task["overrides"]
-    sizes = {
-        str(item.get("name")): len(str(item.get("value")))
-        for container in overrides.get("containerOverrides") or []
-        for item in container.get("environment") or []
-    }
-    largest = sorted(sizes, key=lambda name: (-sizes[name], name))[:3]
-    listed = ", ".join(f"{name} ({sizes[name]})" for name in largest)
+    parts: dict[str, int] = {}
+    variables: set[str] = set()
+    for container in job.run_task["overrides"].get("containerOverrides") or []:
+        env = {str(item.get("name")): len(str(item.get("value"))) for item in container.get("environment") or []}
+        variables |= env.keys()
+        parts |= {name: len(json.dumps(value)) for name, value in container.items() if name != "environment"} | env
+    first, *others = sorted(parts, key=lambda name: (-parts[name], name))[:3]
+    listed = ", ".join(f"{name} ({parts[name]})" for name in (first, *others) if parts[name] * 10 >= parts[first])
+    if first not in variables:
+        remedy = "shorten it, or keep it in a file"
+    elif job.configuration.reused_definition:
+        remedy = "set derive_task_definition, so that they fit into a definition, or keep them in a secret or file"
+    else:
+        remedy = "set them on the deployment or the pool, or keep them in a secret or file"
     yield (
-        f"The task's overrides have {length} characters; ECS allows {MOST_OVERRIDES}. The largest variables of env"
-        f"{job.origin('env')} are {listed}: set them on the deployment or the pool, or keep them in a secret or file."
+        f"The task's overrides have {length} characters; ECS allows {MOST_OVERRIDES}. Most take "
+        f"{listed}{job.origin('env' if first in variables else first)}: {remedy}."
     )
 
 
 def _definition_fits(job: Job) -> Iterator[str]:
-    if job.configuration.reused_definition:
-        return
     length = len(json.dumps(job.definition, separators=(",", ":")).encode())
     if length > MOST_DEFINITION:
         yield f"The task definition has {length} bytes; ECS allows {MOST_DEFINITION}: set less env or a smaller patch."
@@ -367,18 +481,45 @@ RULES = (
     _logs_need_execution_role,
     _log_options_need_logs,
     _log_driver_needs_execution_role,
+    _launch_type,
     _launch_type_fits_definition,
     _fargate_pair,
     _fargate_refuses,
     _only_on_fargate,
+    _public_addresses_are_fargate_s,
     _strategy,
     _network,
     _execute_command_needs_task_role,
     _arns,
     _tags,
     _overrides_fit,
+    container_rules.overrides_have_containers,
+    container_rules.platform,
+    container_rules.environment_files,
+    container_rules.volumes_made_at_launch,
+)
+
+# ECS has judged a reused definition by these.
+_OF_OUR_DEFINITION = (
     _definition_fits,
+    _definition_tags,
+    container_rules.complete_containers,
+    container_rules.dependencies,
+    container_rules.need_execution_role,
+    container_rules.log_streams_have_names,
+    container_rules.volumes,
 )
 
 # These don't look at the task definition.
-_OF_THE_RUN = (_one_task, _log_options_need_logs, _strategy, _tags, _overrides_fit)
+_OF_THE_RUN = (
+    _one_task,
+    _log_options_need_logs,
+    _launch_type,
+    _strategy,
+    _public_addresses_are_fargate_s,
+    _tags,
+    _overrides_fit,
+    container_rules.platform,
+    container_rules.environment_files,
+    container_rules.volumes_made_at_launch,
+)

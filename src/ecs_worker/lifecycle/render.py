@@ -21,7 +21,14 @@ from ecs_worker.job.configuration import (
     origins,
     render_configuration,
 )
-from ecs_worker.job.documents import derived, ignored_variables, paths, with_default_arguments, with_documents
+from ecs_worker.job.documents import (
+    derived,
+    document_origins,
+    ignored_variables,
+    paths,
+    with_default_arguments,
+    with_documents,
+)
 from ecs_worker.job.masking import Hidden
 from ecs_worker.job.requests import (
     flow_container_name,
@@ -172,9 +179,10 @@ async def assemble(
 
     Raises JobInvalid, with the problems so far, where nothing can be made without what is wrong.
     """
-    came_from = origins(template, deployed, context.run.job_variables)
+    came_from = context.defaults.origins(origins(template, deployed, context.run.job_variables))
     variables = merge_job_variables(deployed, context.run.job_variables)
-    rendered, hidden = await _resolved(render_configuration(template, variables, os.environ), sources)
+    unresolved = render_configuration(template, variables, os.environ)
+    rendered, hidden = await _resolved(unresolved, sources)
     configuration, problems = JobConfiguration.salvage(rendered, came_from)
     try:
         context = replace(context, region=sources.region(configuration.target))
@@ -182,6 +190,7 @@ async def assemble(
         contents = {
             path: await sources.document(source, path) for path, source in paths(configuration, defaults).items()
         }
+        came_from = document_origins(configuration, contents, defaults, came_from)
         configuration = with_documents(configuration, contents, defaults)
         reused, described = None, True
         if name := configuration.reused_definition:
@@ -193,7 +202,10 @@ async def assemble(
             configuration, reused = derived(configuration, reused, container), None
         configuration, unusable = usable(configuration, came_from)
         problems += unusable
-        definition = reused or prepare_definition(configuration, context) or presumed_definition(configuration)
+        confidential = _changed(unresolved.get("env"), rendered.get("env"))
+        definition = reused or prepare_definition(configuration, context, confidential)
+        if definition is None:
+            definition = presumed_definition(configuration)
         need = network_need(configuration, context, definition)
         network = network_configuration(need, await sources.network(configuration.target, need)) if need else None
         run_task = prepare_run_task(configuration, context, definition, network)
@@ -217,6 +229,12 @@ async def _resolved(rendered: Any, sources: Sources) -> tuple[Any, Hidden]:
     if values:
         rendered = resolve_variables(rendered, {name: value for name, value in values.items() if value is not UNSET})
     return rendered, Hidden(*documents.values(), values)
+
+
+def _changed(before: Any, after: Any) -> set[str]:
+    """The variables of env whose values came out of blocks and Prefect variables."""
+    was = before if isinstance(before, dict) else {}
+    return {name for name, value in after.items() if was.get(name) != value} if isinstance(after, dict) else set()
 
 
 def _placement(job: Job) -> Placement:

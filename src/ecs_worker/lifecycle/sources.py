@@ -97,10 +97,10 @@ class Live(PrefectSources):
         return await self._documents.read(source, path)
 
     async def definition(self, target: AwsTarget, name: str) -> Mapping[str, Any]:
-        """The description of a task definition: ECS knows its containers and its network mode."""
+        """The description of a task definition: ECS knows its containers, network mode and launch types."""
         ecs = await self._aws.ecs(target)
         found = await self._definitions.get((target.key, name), lambda: ecs.describe_definition(name))
-        return found.request
+        return {**found.request, "compatibilities": found.compatibilities}
 
     async def network(self, target: AwsTarget, need: NetworkNeed) -> FoundNetwork:
         """The VPC's subnets, or the worker's own network."""

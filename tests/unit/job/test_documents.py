@@ -10,7 +10,7 @@ import pytest
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import FlowRunContext, JobConfiguration, WorkerDefaults, render_configuration
 from ecs_worker.job.documents import derived, ignored_variables, paths, with_default_arguments, with_documents
-from ecs_worker.job.requests import prepare_definition, prepare_run_task
+from ecs_worker.job.requests import network_need, prepare_definition, prepare_run_task
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.model import ClaimedRun
 
@@ -200,3 +200,39 @@ def test_a_worker_s_document_that_can_t_be_used_is_named_by_its_option() -> None
         with_documents(load({}), {"d": "text"}, DEFAULTS)
     with pytest.raises(JobInvalid, match=r"--run-task-kwargs: k holds no mapping"):
         with_default_arguments(load({}), {"k": None}, DEFAULTS, None)
+
+
+RUN_TASK_NETWORK = {"awsvpcConfiguration": {"subnets": ["subnet-k"], "securityGroups": ["sg-k"]}}
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"assign_public_ip": False}, {"assignPublicIp": "DISABLED"}),
+        ({"security_groups": ["sg-1"]}, {"securityGroups": ["sg-1"]}),
+        ({"vpc_id": "vpc-1"}, {}),
+        ({"subnets": ["subnet-j"]}, {"subnets": ["subnet-j"]}),
+        (
+            {"network_configuration": {"subnets": ["subnet-pool"], "assignPublicIp": "DISABLED"}},
+            {"assignPublicIp": "DISABLED"},
+        ),
+    ],
+)
+def test_the_network_of_run_task_kwargs_lies_between_the_template_s_and_the_variables(
+    variables: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    given = load({"run_task_kwargs": {"networkConfiguration": RUN_TASK_NETWORK}, **variables})
+    configuration = with_documents(given, {}, WorkerDefaults())
+    definition, request = build(configuration)
+    assert network_need(configuration, CONTEXT, definition) is None
+    wanted = {**RUN_TASK_NETWORK["awsvpcConfiguration"], **expected}
+    assert request["networkConfiguration"] == {"awsvpcConfiguration": wanted}
+
+
+def test_security_groups_leave_the_worker_s_own_subnets() -> None:
+    defaults = WorkerDefaults(run_task_kwargs_path="d.yaml")
+    contents = {"d.yaml": {"networkConfiguration": RUN_TASK_NETWORK}}
+    configuration = with_default_arguments(load({"security_groups": ["sg-1"]}), contents, defaults, None)
+    _, request = build(configuration)
+    wanted = {"subnets": ["subnet-k"], "securityGroups": ["sg-1"]}
+    assert request["networkConfiguration"] == {"awsvpcConfiguration": wanted}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -88,11 +89,12 @@ def build(
     **changes: Any,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Both requests, checked; subnets that would be looked up are SUBNETS."""
-    came_from = origins(template, variables, run_variables)
-    configuration, unusable = rules.usable(load(variables, run_variables, template, **changes), came_from)
+    template = template | {"job_configuration": template["job_configuration"] | changes}
+    about = about or context(run_variables)
+    came_from = about.defaults.origins(origins(template, variables, run_variables))
+    configuration, unusable = rules.usable(load(variables, run_variables, template), came_from)
     if unusable:
         raise JobInvalid(unusable)
-    about = about or context(run_variables)
     definition = prepare_definition(configuration, about)
     if definition is None:
         assert described is not None
@@ -210,6 +212,34 @@ def test_launch_type_null_is_fargate_unless_the_definition_or_the_strategy_says_
     assert "requiresCompatibilities" not in definition
 
 
+def test_a_strategy_of_fargate_makes_a_definition_for_fargate_whatever_the_launch_type() -> None:
+    spot = [{"capacityProvider": "FARGATE_SPOT", "weight": 1}]
+    definition, request = build({"launch_type": "EC2", "capacity_provider_strategy": spot, "platform_version": "1.4.0"})
+    assert (definition["requiresCompatibilities"], definition["networkMode"]) == (["FARGATE"], "awsvpc")
+    assert (request["capacityProviderStrategy"], "launchType" in request) == (spot, False)
+    _, request = build({"run_task_patch": {"capacityProviderStrategy": spot}})
+    assert (request["capacityProviderStrategy"], "launchType" in request) == (spot, False)
+    _, request = build({"capacity_provider_strategy": spot, "run_task_patch": {"launchType": "FARGATE"}})
+    assert (request["launchType"], "capacityProviderStrategy" in request) == ("FARGATE", False)
+    definition, request = build({"run_task_patch": {"launchType": "EC2"}})
+    assert (request["launchType"], "requiresCompatibilities" in definition) == ("EC2", False)
+
+
+def test_a_strategy_of_instances_makes_a_task_for_instances() -> None:
+    asg = [{"capacityProvider": "asg", "weight": 1}]
+    spread = [{"type": "spread", "field": "host"}]
+    _, request = build({"capacity_provider_strategy": asg, "placement_strategy": spread})
+    assert request["placementStrategy"] == spread
+    assert request["networkConfiguration"]["awsvpcConfiguration"]["assignPublicIp"] == "DISABLED"
+
+
+def test_only_fargate_gives_public_addresses() -> None:
+    awsvpc = {"networkMode": "awsvpc"}
+    for launch_type, given in (("EC2", "DISABLED"), ("FARGATE", "ENABLED"), ("FARGATE_SPOT", "ENABLED")):
+        _, request = build({"launch_type": launch_type}, task_definition=awsvpc)
+        assert request["networkConfiguration"]["awsvpcConfiguration"]["assignPublicIp"] == given
+
+
 def test_env_null_unsets_what_the_worker_and_the_definition_would_set() -> None:
     container = {"name": "prefect", "environment": {"A": "1", "B": "2"}}
     definition, request = build(
@@ -234,6 +264,56 @@ def test_secrets_replace_variables_of_the_same_name() -> None:
     secrets = {item["name"]: item["valueFrom"] for item in definition["containerDefinitions"][0]["secrets"]}
     assert secrets == {"PREFECT_API_KEY": arn, "PREFECT_API_AUTH_STRING": arn, "DB": arn}
     assert not secrets.keys() & flow_override(request)["environment"].keys()
+
+
+ARN = "arn:aws:secretsmanager:eu-west-1:1:secret:k"
+FROM_SECRETS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"task_definition": {"containerDefinitions": [{"secrets": [{"name": "A", "valueFrom": ARN}]}]}}),
+    ({"container_patch": {"secrets": [{"name": "A", "valueFrom": ARN}], "environment": {"A": "2"}}}, {}),
+    (
+        {
+            "secrets": {"A": ARN},
+            "run_task_patch": {"overrides": {"containerOverrides": [{"name": "prefect", "environment": {"A": "2"}}]}},
+        },
+        {},
+    ),
+    ({"secrets": {"A": ARN}, "env": {"B": "b" * 9000}}, {}),
+]
+
+
+@pytest.mark.parametrize(("variables", "changes"), FROM_SECRETS, ids=["template", "patch", "run_task_patch", "large"])
+def test_secrets_win_wherever_they_are_said(variables: dict[str, Any], changes: dict[str, Any]) -> None:
+    env = {"A": "a" * 10_000, **variables.get("env", {})}
+    definition, request = build({**variables, "env": env, "execution_role_arn": ROLE}, **changes)
+    [container] = definition["containerDefinitions"]
+    assert container["secrets"] == [{"name": "A", "valueFrom": ARN}]
+    assert "A" not in {item["name"] for item in container.get("environment", [])}
+    assert "A" not in flow_override(request)["environment"]
+
+
+def test_of_a_reused_definition_only_its_own_secrets_win() -> None:
+    described = {
+        "networkMode": "awsvpc",
+        "cpu": "256",
+        "memory": "512",
+        "containerDefinitions": [{"name": "prefect", "secrets": [{"name": "A", "valueFrom": ARN}]}],
+    }
+    variables = {"task_definition_arn": "f:1", "cpu": 256, "memory": 512, "env": {"A": "a", "B": "b"}}
+    _, request = build({**variables, "secrets": {"B": ARN}, "prefect_api_key_secret_arn": ARN}, described=described)
+    environment = flow_override(request)["environment"]
+    assert (environment["B"], environment["PREFECT_API_KEY"]) == ("b", "pnu_1")
+    assert "A" not in environment
+
+
+def test_null_in_a_patch_removes_a_variable() -> None:
+    container = {"name": "prefect", "environment": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]}
+    patched = {"overrides": {"containerOverrides": [{"name": "prefect", "environment": {"C": None}}]}}
+    definition, request = build(
+        {"container_patch": {"environment": {"A": None}}, "env": {"C": "3"}, "run_task_patch": patched},
+        task_definition={"containerDefinitions": [container]},
+    )
+    assert definition["containerDefinitions"][0]["environment"] == [{"name": "B", "value": "2"}]
+    assert "C" not in flow_override(request)["environment"]
 
 
 def test_worker_defaults_fill_what_nobody_says() -> None:
@@ -353,7 +433,7 @@ def test_a_network_without_subnets_is_refused() -> None:
 OPTIONS: list[tuple[dict[str, Any], str, Any]] = [
     ({"cpu_architecture": "ARM64"}, "definition.runtimePlatform.cpuArchitecture", "ARM64"),
     ({"operating_system_family": "LINUX"}, "definition.runtimePlatform.operatingSystemFamily", "LINUX"),
-    ({"stop_timeout_seconds": 0}, "container.stopTimeout", 0),
+    ({"stop_timeout_seconds": 0, "launch_type": "EC2"}, "container.stopTimeout", 0),
     ({"linux_init": True}, "container.linuxParameters.initProcessEnabled", True),
     ({"readonly_root_filesystem": True}, "container.readonlyRootFilesystem", True),
     ({"gpu": 2, "launch_type": "EC2"}, "container.resourceRequirements", [{"type": "GPU", "value": "2"}]),
@@ -522,10 +602,21 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"cluster": "a b"}, {}, "cluster is 'a b'"),
     ({"environment_files": ["s3://b/x.env"]}, {}, "environment_files is 's3://b/x.env'"),
     ({"secrets": {"S": "arn:aws:s3:::x"}, "execution_role_arn": ROLE}, {}, "The secret S does not come from"),
-    ({"labels": {"aws:x": "1"}}, {}, "'aws:x' (from the deployment's job variables) starts with 'aws:'"),
+    ({"labels": {"aws:x": "1"}}, {}, "'aws:x' (from the deployment's job variables), which starts with 'aws:'"),
     ({"labels": {f"l{n}": "1" for n in range(40)}}, {}, "would have 52 tags"),
-    ({"subnets": [f"subnet-{n}" for n in range(17)]}, {}, "has 17 subnets; ECS allows 16"),
-    ({"subnets": ["s"], "security_groups": ["g"] * 6}, {}, "has 6 securityGroups; ECS allows 5"),
+    (
+        {"subnets": [f"subnet-{n}" for n in range(17)]},
+        {},
+        "has 17 subnets (from the deployment's job variables), but ECS allows 16; name fewer.",
+    ),
+    ({"subnets": ["s"], "security_groups": ["g"] * 6}, {}, "has 6 securityGroups (from the deployment"),
+    ({"network_configuration": {"subnets": "subnet-1"}}, {}, "subnets is 'subnet-1' (from the deployment's job"),
+    ({"vpc_id": "vpc-1", "network_configuration": {"securityGroups": "sg-1"}}, {}, "but ECS wants a list; write one."),
+    (
+        {"run_task_patch": {"networkConfiguration": {"awsvpcConfiguration": {"subnets": "subnet-1"}}}},
+        {},
+        "subnets (from the deployment's job variables) is 'subnet-1', but ECS wants a list",
+    ),
     ({"capacity_provider_strategy": [{"capacityProvider": "FARGATE", "weight": 0}]}, {}, "no item with a weight"),
     (
         {"capacity_provider_strategy": [{"capacityProvider": p, "weight": 1, "base": 1} for p in ("FARGATE", "asg")]},
@@ -538,6 +629,49 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "several items with a base",
     ),
     ({"capacity_provider_strategy": [{"capacityProvider": "a", "weight": 1}] * 21}, {}, "has 21 items"),
+    ({"capacity_provider_strategy": [{"weight": 1}]}, {}, "has an item without capacityProvider; name one"),
+    ({"capacity_provider_strategy": [{"capacityProvider": "a", "weight": "1"}]}, {}, "weight '1'; write a number from"),
+    ({"capacity_provider_strategy": [{"capacityProvider": "a", "weight": 1001}]}, {}, "a number from 0 to 1000."),
+    ({"launch_type": "fargate"}, {}, "launch_type is 'fargate' (from the deployment's job variables), which ECS"),
+    ({"launch_type": ["FARGATE"]}, {}, "choose FARGATE, EC2, EXTERNAL or FARGATE_SPOT."),
+    (
+        {"run_task_patch": {"launchType": "EC2", "capacityProviderStrategy": [{"capacityProvider": "a", "weight": 1}]}},
+        {},
+        "has both launchType and capacityProviderStrategy",
+    ),
+    (
+        {"launch_type": "EC2", "subnets": ["s"], "assign_public_ip": True},
+        {},
+        "The task gets a public address (from the deployment's job variables), which ECS gives only to",
+    ),
+    (
+        {"launch_type": "EC2", "capacity_provider_strategy": [{"capacityProvider": "FARGATE", "weight": 1}]},
+        {"task_definition": {"networkMode": "bridge"}},
+        "capacity_provider_strategy (from the deployment's job variables) is for Fargate, which needs network mode",
+    ),
+    (
+        {"run_task_patch": {"launchType": "EXTERNAL"}},
+        {"task_definition": {"requiresCompatibilities": ["EC2"]}},
+        "run_task_patch (from the deployment's job variables) chooses EXTERNAL, but the task definition requires",
+    ),
+    (
+        {"gpu": 1, "capacity_provider_strategy": [{"capacityProvider": "asg", "weight": 1}]},
+        {},
+        "has no use on Fargate, which refuses it; choose launch type EC2",
+    ),
+    (
+        {"ephemeral_storage_gib": 50, "capacity_provider_strategy": [{"capacityProvider": "asg", "weight": 1}]},
+        {},
+        "is only for Fargate",
+    ),
+    ({"image": ["a"]}, {}, "image is a list (from the deployment's job variables): input should be"),
+    ({"family": ["a"]}, {}, "family is a list (from the deployment's job variables): input should be"),
+    ({"task_definition_arn": {"a": 1}}, {}, "task_definition_arn is a dict (from the deployment's job variables)"),
+    (
+        {"task_definition": {"containerDefinitions": {}}},
+        {},
+        "task_definition.containerDefinitions is a dict (from the deployment's job variables): input should be",
+    ),
     ({}, {"task_definition": {"networkMode": "bridge"}}, "needs network mode 'awsvpc'"),
     ({"launch_type": "EC2"}, {"task_definition": {"requiresCompatibilities": ["EXTERNAL"]}}, "requires EXTERNAL"),
     (
@@ -555,13 +689,22 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {"task_definition": {"containerDefinitions": [{"name": "prefect", "logConfiguration": AWSLOGS}]}},
         "Container 'prefect' logs to CloudWatch",
     ),
+    (
+        {"container_name": "コンテナ"},
+        {"task_definition": {"containerDefinitions": [{"name": "y"}]}},
+        "container_name is 'コンテナ' (from the deployment's job variables), but the task definition has only y",
+    ),
     ({"container_name": "x"}, {"task_definition": {"containerDefinitions": [{"name": "y"}]}}, "container_name is 'x'"),
     (
         {},
         {"task_definition": {"containerDefinitions": [{"name": f"c{n}", "image": "i"} for n in range(11)]}},
-        "has 11 containers; ECS allows 10",
+        "The task definition (from the work pool's template) has 11 containers, but ECS allows 10; leave some out.",
     ),
-    ({}, {"task_definition": {"containerDefinitions": ["prefect"]}}, "task_definition.containerDefinitions.0: input"),
+    (
+        {},
+        {"task_definition": {"containerDefinitions": ["prefect"]}},
+        "task_definition.containerDefinitions.0 is 'prefect': input",
+    ),
     ({"task_definition_patch": {"containerDefinitions": 5}}, {}, "task_definition_patch.containerDefinitions is 5"),
     ({"container_patch": {"dockerLabels": {"a": "b" * 66000}}}, {}, "bytes; ECS allows 65536"),
     (
@@ -586,6 +729,42 @@ def test_a_pool_without_a_usable_template_is_told() -> None:
     for template in templates:
         with pytest.raises(JobInvalid, match="has no job_configuration or no variables; reset it to the default"):
             render_configuration(template, {}, {})
+
+
+def test_a_long_command_is_told_as_such() -> None:
+    [problem] = problems({"command": f"echo {'x' * 9000}"})
+    assert "Most take command (9" in problem
+    assert problem.endswith(" (from the deployment's job variables): shorten it, or keep it in a file.")
+
+
+def test_env_that_doesn_t_fit_beside_a_reused_definition_can_go_into_a_derived_one() -> None:
+    described = {
+        "networkMode": "awsvpc",
+        "cpu": "1024",
+        "memory": "2048",
+        "containerDefinitions": [{"name": "prefect"}],
+    }
+    [problem] = problems({"task_definition_arn": "f:1", "env": {"BIG": "b" * 9000}}, described=described)
+    assert "Most take BIG (9000) (from the deployment's job variables): set derive_task_definition" in problem
+
+
+def test_half_a_pair_of_sizes_is_not_judged() -> None:
+    fixed = {"task_definition": {"cpu": "3 apples"}}
+    [problem] = problems({"memory": 300}, **fixed)
+    assert problem.startswith("cpu is '3 apples'")
+    assert problem.endswith('which is no amount; write CPU units, like 1024, or vCPUs, like "1 vcpu".')
+
+
+def test_what_the_template_fixes_or_the_worker_says_is_told_as_theirs() -> None:
+    fixed = {"task_definition": {"cpu": "300", "memory": "300"}, "task_run_request": {}}
+    [problem] = problems({"cpu": 256, "memory": 512}, **fixed)
+    assert "cpu 300 (from the work pool's template) with memory 300 (from the work pool's template)" in problem
+    defaults = WorkerDefaults(cluster="a b", labels={"aws:x": "1"})
+    found = problems({}, about=context(defaults=defaults))
+    assert found[0].startswith("cluster is 'a b' (from the worker's --cluster), which")
+    assert found[1].startswith("The task has the label 'aws:x' (from the worker's --label), which")
+    [problem] = problems({"cluster": "c d"}, about=context(defaults=defaults), labels={})[:1]
+    assert problem.startswith("cluster is 'c d' (from the deployment's job variables)")
 
 
 def test_env_that_fits_nowhere_names_the_largest() -> None:
@@ -634,6 +813,17 @@ def test_names_fit_ecs() -> None:
     assert (len(family), family[-5:]) == (255, "_id-1")
     definition, _ = build({"family": "!!"})
     assert definition["family"] == f"prefect_pool_{UUID(int=3)}"
+
+
+@pytest.mark.parametrize("name", ["Müller & Söhne", "コンテナ", "!!", "x" * 300])
+def test_container_names_fit_ecs(name: str) -> None:
+    definition, request = build({"container_name": name})
+    [container] = definition["containerDefinitions"]
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,255}", container["name"])
+    assert container["name"].strip("-")
+    assert flow_override(request)["name"] == container["name"]
+    other, _ = build({"container_name": f"サ{name}" if name == "コンテナ" else "other"})
+    assert other["containerDefinitions"][0]["name"] != container["name"]
 
 
 def test_images_fit_the_server() -> None:

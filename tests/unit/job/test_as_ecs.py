@@ -1,0 +1,186 @@
+"""What the embedded AWS refuses is told before, and what is not told before it doesn't refuse."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+from moto.core.exceptions import ServiceException
+
+from ecs_worker.job import rules
+from ecs_worker.job.configuration import FlowRunContext, JobConfiguration, WorkerDefaults, render_configuration
+from ecs_worker.job.documents import with_documents
+from ecs_worker.job.requests import (
+    FoundNetwork,
+    network_configuration,
+    network_need,
+    prepare_definition,
+    prepare_run_task,
+    runs_on_fargate,
+)
+from ecs_worker.job.variables import default_base_job_template
+from ecs_worker.local import rules as ecs
+from ecs_worker.model import ClaimedRun
+
+CONTEXT = FlowRunContext(
+    run=ClaimedRun(UUID(int=1), "run", UUID(int=9), UUID(int=2), UUID(int=3), {}),
+    flow_name="flow",
+    pool_id=UUID(int=4),
+    pool_name="pool",
+    worker_name="w1",
+    region="eu-west-1",
+    server_version="3.8.8",
+    python_version="3.12",
+)
+ROLE = "arn:aws:iam::123456789012:role/r"
+SECRET = "arn:aws:secretsmanager:eu-west-1:1:secret:k"
+ECR = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/i:1"
+SIDE = {"name": "side", "image": "i", "essential": False}
+
+
+def with_side(**changes: Any) -> dict[str, Any]:
+    """Job variables of a task definition with a side-car that is changed like this."""
+    side = {key: value for key, value in (SIDE | changes).items() if value is not None}
+    return {"task_definition": {"containerDefinitions": [{"name": "flow", "image": "i"}, side]}}
+
+
+def overriding(**override: Any) -> dict[str, Any]:
+    return {"run_task_kwargs": {"overrides": {"containerOverrides": [{"command": ["x"]}, override]}}}
+
+
+def logging(options: dict[str, str]) -> dict[str, Any]:
+    return {"container_patch": {"logConfiguration": {"logDriver": "awslogs", "options": options}}}
+
+
+def job(variables: dict[str, Any]) -> rules.Job:
+    configuration = JobConfiguration.load(render_configuration(default_base_job_template(), variables, {}))
+    configuration = with_documents(configuration, {}, WorkerDefaults())
+    definition = prepare_definition(configuration, CONTEXT)
+    assert definition is not None
+    need = network_need(configuration, CONTEXT, definition)
+    network = network_configuration(need, FoundNetwork(["subnet-1"])) if need else None
+    request = prepare_run_task(configuration, CONTEXT, definition, network)
+    return rules.Job(configuration, CONTEXT, definition, request, dict.fromkeys(variables, "the table"))
+
+
+def refused_by_ecs(made: rules.Job) -> bool:
+    fargate = runs_on_fargate(made.run_task)
+    described = {"compatibilities": ["EC2", "FARGATE"], "networkMode": "bridge", **made.definition}
+    try:
+        ecs.check_register(made.definition)
+        ecs.check_run(made.run_task)
+        ecs.check_fit(made.run_task, described, fargate=fargate)
+        if strategy := made.run_task.get("capacityProviderStrategy"):
+            ecs.check_strategy(strategy, {str(item.get("capacityProvider")) for item in strategy})
+    except ServiceException:
+        return True
+    return False
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"secrets": {"A": SECRET}}, "Container 'prefect' has secrets, which takes an execution role"),
+    ({"image": ECR}, "has an image on ECR (from the table), which on Fargate takes an execution role"),
+    (overriding(name="sidcar", command=["y"]), "(from the table) has an override for container 'sidcar'; name one"),
+    (
+        {"run_task_patch": {"overrides": {"containerOverrides": [{"command": ["y"]}]}}},
+        "The RunTask request (from the table) has an override without a container's name",
+    ),
+    (with_side(name=None), "A container of the task definition has no name"),
+    (with_side(image=None), "Container 'side' of the task definition has no image"),
+    (with_side(name="flow"), "several containers named 'flow'"),
+    ({**with_side(), "launch_type": "EC2"}, "Container 'side' has no memory, nor has the task definition"),
+    (with_side(dependsOn=[{"containerName": "nobody", "condition": "START"}]), "depends on 'nobody'"),
+    (with_side(dependsOn=[{"containerName": "side", "condition": "START"}]), "The containers side wait for each other"),
+    ({"task_definition_patch": {"containerDefinitions": [{"name": "a b", "image": "i"}]}}, "The container name 'a b'"),
+    ({"run_task_patch": {"tags": {"a!": "b"}}}, "The task has the label 'a!'"),
+    ({"run_task_patch": {"tags": {"a": "b" * 257}}}, "is too long: a key has 1 to 128 characters"),
+    ({"task_definition_patch": {"tags": [{"key": "aws:a", "value": ""}]}}, "The task definition has the label 'aws:a'"),
+    ({"task_definition_patch": {"tags": [{"key": "k" * 200, "value": ""}]}}, "is too long: a key has 1 to 128"),
+    (
+        {"task_definition": {"tags": [{"key": "team", "value": value} for value in "ab"]}},
+        "The task definition has the label 'team' several times",
+    ),
+    ({**logging({"awslogs-group": "g"}), "execution_role_arn": ROLE}, "without awslogs-stream-prefix"),
+    ({**logging({"awslogs-stream-prefix": "p"})}, "Container 'prefect' logs to CloudWatch, which on Fargate needs"),
+    (
+        {
+            "launch_type": "EC2",
+            "run_task_kwargs": {"networkConfiguration": {"awsvpcConfiguration": {"subnets": ["subnet-1"]}}},
+        },
+        "RunTask's networkConfiguration (from the table) needs network mode 'awsvpc'",
+    ),
+    ({"container_patch": {"stopTimeout": 121}}, "stop_timeout_seconds is 121 for container 'prefect'"),
+    ({"task_definition_patch": {"networkMode": "host"}}, "needs network mode 'awsvpc', but the task definition has"),
+    ({"cpu": 300}, "is no pair that Fargate runs"),
+    ({"enable_execute_command": True}, "needs a task role"),
+    ({"container_patch": {"essential": False}}, "No container of the task definition is essential"),
+    ({"run_task_patch": {"count": 11}}, "RunTask's count is 11"),
+    ({"launch_type": "fargate"}, "which ECS doesn't know"),
+    ({"run_task_patch": {"overrides": {"cpu": 512, "memory": 512}}}, "cpu 512 with memory 512 is no pair"),
+]
+
+# The embedded AWS doesn't look at these.
+REFUSED_BY_AWS_ALONE: list[tuple[dict[str, Any], str]] = [
+    ({"launch_type": "EXTERNAL", "subnets": ["subnet-1"]}, "which has no network mode 'awsvpc'"),
+    (
+        {"environment_files": [f"arn:aws:s3:::b/{n}.env" for n in range(11)]},
+        "has 11 environment files (from the table); ECS allows 10",
+    ),
+    (
+        {"volumes": [{"name": "v", "mount_path": "/v", "managedEBSVolume": {}}]},
+        "The volume 'v' (from the table) has no roleArn and no sizeInGiB or snapshotId",
+    ),
+    ({"volumes": [{"name": "a b", "mount_path": "/v"}]}, "The volume name 'a b' (from the table) has other characters"),
+    (
+        {"volumes": [{"name": "a", "mount_path": "/v"}, {"name": "b", "mount_path": "/v"}]},
+        "mounts several volumes at '/v' (from the table)",
+    ),
+    ({"container_patch": {"mountPoints": [{"sourceVolume": "v", "containerPath": "/"}]}}, "mounts the volume 'v'"),
+    ({"task_definition_patch": {"volumes": [{"name": "v"}, {"name": "v"}]}}, "several volumes named 'v'"),
+    ({"network_configuration": {"assignPublicIp": True}}, "assignPublicIp is True (from the table); write ENABLED"),
+    ({"operating_system_family": "linux"}, "operating_system_family is 'linux' (from the table)"),
+    ({"task_definition_patch": {"ephemeralStorage": {"sizeInGiB": 20}}}, "ephemeralStorage is 20 GiB"),
+    ({"run_task_patch": {"overrides": {"ephemeralStorage": {"sizeInGiB": 201}}}}, "ephemeralStorage is 201 GiB"),
+    ({"stop_timeout_seconds": 0}, "stop_timeout_seconds is 0 (from the table) for container 'prefect', but Fargate"),
+]
+
+ACCEPTED: list[dict[str, Any]] = [
+    {},
+    {"launch_type": "EC2"},
+    {"launch_type": "EC2", "subnets": ["subnet-1"]},
+    {"launch_type": "FARGATE_SPOT", "image": ECR, "execution_role_arn": ROLE, "secrets": {"A": SECRET}},
+    {"capacity_provider_strategy": [{"capacityProvider": "asg", "weight": 1}]},
+    {"configure_cloudwatch_logs": True, "execution_role_arn": ROLE, "labels": {"é": "ü!", "a" * 200: "b" * 300}},
+    {**with_side(memory=64), "launch_type": "EC2"},
+    {**with_side(dependsOn=[{"containerName": "flow", "condition": "START"}]), **overriding(name="side", memory=99)},
+    {"run_task_patch": {"overrides": {"cpu": 512, "memory": "1 GB"}}},
+    {"container_patch": {"stopTimeout": 120}, "env": {f"A{n}": "a" * 900 for n in range(20)}},
+]
+
+
+@pytest.mark.parametrize(("variables", "sentence"), REFUSED, ids=[sentence for _, sentence in REFUSED])
+def test_what_the_embedded_aws_refuses_is_told_before(variables: dict[str, Any], sentence: str) -> None:
+    made = job(variables)
+    assert refused_by_ecs(made), "the table is out of date"
+    told(made, sentence)
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"), REFUSED_BY_AWS_ALONE, ids=[sentence for _, sentence in REFUSED_BY_AWS_ALONE]
+)
+def test_what_aws_refuses_is_told_before(variables: dict[str, Any], sentence: str) -> None:
+    told(job(variables), sentence)
+
+
+def told(made: rules.Job, sentence: str) -> None:
+    found = rules.problems_of(made)
+    assert any(sentence in problem for problem in found), found
+    assert all(problem.endswith(".") for problem in found)
+
+
+@pytest.mark.parametrize("variables", ACCEPTED, ids="-".join)
+def test_what_is_right_is_accepted_by_both(variables: dict[str, Any]) -> None:
+    made = job(variables)
+    assert rules.problems_of(made) == []
+    assert not refused_by_ecs(made)

@@ -5,6 +5,7 @@ Nothing is written; what was read is kept and read again only when it has change
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ class Documents:
 
         Raises JobInvalid if it can't be had or is neither YAML nor JSON, AwsError if AWS may answer another time.
         """
+        if "\0" in path:
+            raise JobInvalid([f"{source}: {path!r} is no path; correct it."])
         ask = self._from_s3 if path.startswith(_S3) else self._from_file
         return await self._fresh.get(path, lambda: ask(source, path))
 
@@ -66,7 +69,7 @@ class Documents:
         if found is None:
             assert kept is not None, "only what is kept is asked for with its tag"
             return kept[1]
-        document = await to_thread.run_sync(_parsed, source, path, found.content)
+        document = await to_thread.run_sync(_checked, source, path, found.content)
         self._kept.put(path, (found.etag, document))
         return document
 
@@ -80,16 +83,37 @@ def _read_file(source: str, path: str, kept: tuple[object, Any] | None) -> tuple
         return kept
     with file.open("rb") as opened:
         content = opened.read(MOST_BYTES + 1)
-    return version, _parsed(source, path, content)
+    return version, _checked(source, path, content)
 
 
-def _parsed(source: str, path: str, content: bytes) -> Any:
-    """JSON is YAML. Of what can't be read only the place is told: any file may have been named."""
+def _checked(source: str, path: str, content: bytes) -> Any:
     if len(content) > MOST_BYTES:
         raise JobInvalid([f"{source}: {path} has more than {MOST_BYTES} bytes; no ECS request is as large."])
     try:
-        return yaml.safe_load(content)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        return parsed(content)
+    except ValueError as error:
+        raise JobInvalid([f"{source}: {path} {error}; correct it."]) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Without YAML's dates: they stay texts, as in JSON."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as the parent has it
+        first: [(tag, shape) for tag, shape in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def parsed(content: bytes) -> Any:
+    """The document as JSON would have it: JSON is YAML, and names in it are texts.
+
+    Raises ValueError with the reason. Of what can't be read only the place is told: any file may have been named.
+    """
+    try:
+        return json.loads(json.dumps(yaml.load(content, _Loader), allow_nan=False))  # noqa: S506 - it is a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise JobInvalid([f"{source}: {path} is neither YAML nor JSON{place}; correct it."]) from None
+        raise ValueError(f"is neither YAML nor JSON{place}") from None
+    except (RecursionError, TypeError, ValueError):
+        raise ValueError("says what JSON can't, like a list inside itself") from None

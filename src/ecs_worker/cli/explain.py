@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ecs_worker.cli.preview import as_shown
 from ecs_worker.errors import JobInvalid
-from ecs_worker.job.configuration import WorkerDefaults, origins
+from ecs_worker.job.configuration import WorkerDefaults, origins, pool_defaults
 from ecs_worker.job.template import placeholders
 from ecs_worker.lifecycle.render import assemble
 
@@ -45,7 +45,7 @@ async def explain(asked: Asked, sources: Preview) -> dict[str, str]:
 
 def _left_out(asked: Asked) -> Iterator[tuple[str, Asked]]:
     """What was said, and the job without it: job variables, the worker's options, then parts of the template."""
-    layers = (asked.context.run.job_variables, asked.deployed, _defaults(asked.template))
+    layers = (asked.context.run.job_variables, asked.deployed, pool_defaults(asked.template))
     came_from = origins(asked.template, asked.deployed, asked.context.run.job_variables)
     for name in dict.fromkeys(name.split(".")[0] for layer in layers for name in layer):
         if name == "env":
@@ -85,7 +85,11 @@ def _without_variable(asked: Asked, name: str) -> Asked:
     def rest(variables: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in variables.items() if key.split(".")[0] != name}
 
-    return _changed(asked, rest, lambda properties: properties.get(name, {}).pop("default", None))
+    def remove(properties: dict[str, Any]) -> None:
+        if name in pool_defaults(asked.template):
+            del properties[name]["default"]
+
+    return _changed(asked, rest, remove)
 
 
 def _without_env(asked: Asked, name: str) -> Asked:
@@ -95,21 +99,18 @@ def _without_env(asked: Asked, name: str) -> Asked:
             kept["env"] = {key: value for key, value in kept["env"].items() if key != name}
         return kept
 
-    return _changed(asked, rest, lambda properties: (properties["env"].get("default") or {}).pop(name, None))
+    def remove(properties: dict[str, Any]) -> None:
+        if "env" in pool_defaults(asked.template):
+            properties["env"]["default"].pop(name, None)
+
+    return _changed(asked, rest, remove)
 
 
-def _changed(asked: Asked, rest: Any, change: Any) -> Asked:
+def _changed(asked: Asked, rest: Any, remove: Any) -> Asked:
     template = copy.deepcopy(dict(asked.template))
-    properties = template["variables"].get("properties", {})
-    if properties:
-        change(properties)
+    remove(template["variables"].get("properties"))
     run = replace(asked.context.run, job_variables=rest(asked.context.run.job_variables))
     return replace(asked, template=template, deployed=rest(asked.deployed), context=replace(asked.context, run=run))
-
-
-def _defaults(template: Mapping[str, Any]) -> dict[str, Any]:
-    properties = template["variables"].get("properties", {})
-    return {name: schema["default"] for name, schema in properties.items() if schema.get("default") is not None}
 
 
 async def _leaves_of(asked: Asked, sources: Preview) -> dict[str, Any] | None:

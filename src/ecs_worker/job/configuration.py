@@ -47,8 +47,7 @@ def origins(
     base_job_template: Mapping[str, Any], deployment: Mapping[str, Any] | None, run: Mapping[str, Any] | None
 ) -> dict[str, str]:
     """Where each job variable's value comes from, in words for messages."""
-    properties = base_job_template.get("variables", {}).get("properties", {})
-    found = {name: "the work pool's default" for name, schema in properties.items() if _default(schema) is not None}
+    found = dict.fromkeys(pool_defaults(base_job_template), "the work pool's default")
     for source, variables in (("the deployment", deployment), ("the flow run", run)):
         found |= {name.split(".")[0]: f"{source}'s job variables" for name in variables or {}}
     return found
@@ -68,8 +67,7 @@ def render_configuration(
         raise JobInvalid(
             ["The work pool's base job template has no job_configuration or no variables; reset it to the default."]
         )
-    properties = schema.get("properties") or {}
-    defaults = {name: _default(prop) for name, prop in properties.items() if _default(prop) is not None}
+    defaults = pool_defaults(base_job_template)
     variables = defaults | _expand_dotted(job_variables)
     # `env` alone merges: template < pool defaults < job variables.
     configuration = dict(configuration)
@@ -82,8 +80,13 @@ def render_configuration(
     return rendered
 
 
-def _default(schema: Any) -> Any:
-    return schema.get("default") if isinstance(schema, dict) else None
+def pool_defaults(base_job_template: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template gives for variables that nobody sets. A malformed part of it gives nothing."""
+    schema = base_job_template.get("variables")
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    given = properties.items() if isinstance(properties, dict) else ()
+    defaults = {name: prop.get("default") for name, prop in given if isinstance(prop, dict)}
+    return {name: default for name, default in defaults.items() if default is not None}
 
 
 def _env(value: Any) -> dict[str, Any]:

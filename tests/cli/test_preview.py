@@ -1,0 +1,59 @@
+"""What `ecs-worker render` makes of a job when nobody is asked."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from ecs_worker.cli.explain import explain
+from ecs_worker.cli.preview import Asked, Preview, preview
+from ecs_worker.errors import JobInvalid
+from ecs_worker.job.configuration import FlowRunContext, WorkerDefaults
+from ecs_worker.job.variables import default_base_job_template
+from ecs_worker.model import ClaimedRun
+
+pytestmark = pytest.mark.anyio
+CONTEXT = FlowRunContext(
+    run=ClaimedRun(UUID(int=1), "run", UUID(int=9), UUID(int=2), UUID(int=3), {}),
+    flow_name="flow",
+    pool_id=UUID(int=4),
+    pool_name="pool",
+    worker_name="w1",
+    region="",
+    inherited_env={"PREFECT_API_URL": "http://127.0.0.1/api"},
+)
+FLOW = "RunTask.overrides.containerOverrides[prefect]"
+
+
+def asked(variables: dict[str, Any], template: dict[str, Any] | None = None, **defaults: Any) -> Asked:
+    context = dataclasses.replace(CONTEXT, defaults=WorkerDefaults(**defaults))
+    return Asked(template or default_base_job_template(), variables, context)
+
+
+async def problems(variables: dict[str, Any], template: dict[str, Any] | None = None) -> tuple[str, ...]:
+    with pytest.raises(JobInvalid) as caught:
+        await preview(asked(variables, template), Preview(None))
+    return caught.value.problems
+
+
+async def origins(*job: Any, **defaults: Any) -> dict[str, str]:
+    return await explain(asked(*job, **defaults), Preview(None))
+
+
+@pytest.mark.parametrize("schema", [None, [], "none"])
+async def test_a_template_without_variables_is_told(schema: object) -> None:
+    [problem] = await problems({"cpu": 256}, default_base_job_template() | {"variables": schema})
+    assert "base job template has no job_configuration or no variables" in problem
+
+
+@pytest.mark.parametrize("properties", [None, {"cpu": None, "memory": "2048"}, {"image": {"type": "string"}}])
+async def test_templates_that_declare_little_are_explained(properties: Any) -> None:
+    template = copy.deepcopy(default_base_job_template())
+    template["variables"]["properties"] = properties
+    explained = await origins({"env": {"A": "1"}, "cpu": 512}, template)
+    assert explained[f"{FLOW}.environment[A]"] == "env.A (the deployment's job variables)"
+    assert explained["RegisterTaskDefinition.cpu"] == "cpu (the deployment's job variables)"

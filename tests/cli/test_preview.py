@@ -57,3 +57,12 @@ async def test_templates_that_declare_little_are_explained(properties: Any) -> N
     explained = await origins({"env": {"A": "1"}, "cpu": 512}, template)
     assert explained[f"{FLOW}.environment[A]"] == "env.A (the deployment's job variables)"
     assert explained["RegisterTaskDefinition.cpu"] == "cpu (the deployment's job variables)"
+
+
+async def test_what_nobody_foresaw_is_told_with_all_else_and_without_its_text() -> None:
+    strange = {"proxyConfiguration": {"tags": ["hunter2"]}}
+    said = {"task_definition": strange, "task_definition_patch": {"proxyConfiguration": {"tags": [{"key": "x"}]}}}
+    gpu, unforeseen = await problems({"gpu": 0, **said})
+    assert gpu.startswith("gpu is 0")
+    assert unforeseen.startswith("No request can be made of the job (AttributeError): a job variable")
+    assert "hunter2" not in unforeseen

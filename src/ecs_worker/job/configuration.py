@@ -9,9 +9,10 @@ import re
 import sys
 from dataclasses import dataclass, field
 from datetime import UTC
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Required
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from ecs_worker.errors import JobInvalid
@@ -149,30 +150,84 @@ _Texts = Annotated[dict[str, str | None], BeforeValidator(_texts)]
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+def _words(value: Any) -> Any:
+    value = _text(value)
+    if value is None or isinstance(value, str | list):
+        return value
+    raise PydanticCustomError("words", "input should be a text or a list of texts")
+
+
 _Object = dict[str, Any]
-_Environment = Annotated[list[_Object], _items("name")]
 
 if TYPE_CHECKING:
     _Container = dict[str, Any]
+    _Credentials = dict[str, Any]
     _Definition = dict[str, Any]
+    _DefinitionPatch = dict[str, Any]
+    _Network = dict[str, Any]
     _RunTask = dict[str, Any]
 else:
     # The shape of what this package reads in the templates' ECS requests; everything else passes through unread.
+    class _Named(TypedDict, total=False, extra_items=Any):
+        name: _Text
+
+    class _Tag(TypedDict, total=False, extra_items=Any):
+        key: Required[Annotated[str, BeforeValidator(_text)]]
+        value: _Text
+
+    class _Log(TypedDict, total=False, extra_items=Any):
+        options: _Object | None
+
     class _Container(TypedDict, total=False, extra_items=Any):
-        environment: _Environment
-        secrets: list[_Object] | None
-        logConfiguration: _Object | None
+        name: _Text
+        command: Annotated[Any, BeforeValidator(_words)]
+        environment: Annotated[list[_Named], _items("name")]
+        environmentFiles: list[_Object] | None
+        secrets: list[_Named] | None
+        logConfiguration: _Log | None
+        linuxParameters: _Object | None
+        mountPoints: list[_Object] | None
+        resourceRequirements: list[_Object] | None
 
     class _Definition(TypedDict, total=False, extra_items=Any):
         containerDefinitions: list[_Container] | None
+        requiresCompatibilities: list[str] | None
+        runtimePlatform: _Object | None
+        tags: Annotated[list[_Tag], _items("key")]
+        volumes: list[_Named] | None
+
+    class _DefinitionPatch(_Definition, total=False, extra_items=Any):
+        containerDefinitions: list[_Container]  # a null would remove the flow's, too
 
     class _Overrides(TypedDict, total=False, extra_items=Any):
         containerOverrides: list[_Container] | None
 
+    class _Vpc(TypedDict, total=False, extra_items=Any):
+        subnets: list[str] | None
+        securityGroups: list[str] | None
+
+    class _Network(_Vpc, total=False, extra_items=Any):
+        awsvpcConfiguration: _Vpc | None
+
+    class _Provider(TypedDict, total=False, extra_items=Any):
+        capacityProvider: _Text
+
     class _RunTask(TypedDict, total=False, extra_items=Any):
         overrides: _Overrides | None
-        tags: Annotated[list[_Object], _items("key")]
-        capacityProviderStrategy: list[_Object] | None
+        networkConfiguration: _Network | None
+        tags: Annotated[list[_Tag], _items("key")]
+        capacityProviderStrategy: list[_Provider] | None
+        volumeConfigurations: list[_Named] | None
+
+    class _Credentials(TypedDict, total=False, extra_items=Any):
+        aws_access_key_id: _Text
+        aws_secret_access_key: _Text
+        aws_session_token: _Text
+        profile_name: _Text
+        region_name: _Text
+        assume_role_arn: _Text
+        assume_role_kwargs: _Object | None
+        aws_client_parameters: _Object | None
 
 
 class Volume(BaseModel):
@@ -215,13 +270,13 @@ class JobConfiguration(BaseModel):
     env: _Texts = Field(default={}, repr=False)
     labels: _Texts = Field(default={})
     name: _Text = None
-    aws_credentials: dict[str, Any] = Field(default={}, repr=False)
+    aws_credentials: _Credentials = Field(default={}, repr=False)
     task_definition: _Definition = Field(default={}, repr=False)
     task_run_request: _RunTask = Field(default={}, repr=False)
     configure_cloudwatch_logs: bool = False
     cloudwatch_logs_options: _Texts = Field(default={})
     cloudwatch_logs_prefix: _Text = None
-    network_configuration: dict[str, Any] = Field(default={})
+    network_configuration: _Network = Field(default={})
     stream_output: bool = False
     task_start_timeout_seconds: _Seconds = 0
     task_watch_poll_interval: _Seconds = 0
@@ -267,7 +322,7 @@ class JobConfiguration(BaseModel):
     task_definition_path: _Text = None
     run_task_kwargs: _RunTask = Field(default={}, repr=False)
     run_task_kwargs_path: _Text = None
-    task_definition_patch: _Definition = Field(default={}, repr=False)
+    task_definition_patch: _DefinitionPatch = Field(default={}, repr=False)
     container_patch: _Container = Field(default={}, repr=False)
     run_task_patch: _RunTask = Field(default={}, repr=False)
 

@@ -103,7 +103,8 @@ def environment_files(arns: Iterable[str]) -> list[dict[str, str]]:
 
 def given_network(configuration: JobConfiguration) -> dict[str, Any]:
     """The job's own awsvpcConfiguration; RunTask's wrapping of it is tolerated."""
-    given = dict(configuration.network_configuration.get("awsvpcConfiguration", configuration.network_configuration))
+    network = configuration.network_configuration
+    given = dict((network["awsvpcConfiguration"] or {}) if "awsvpcConfiguration" in network else network)
     if configuration.subnets:
         given["subnets"] = list(configuration.subnets)
     if configuration.security_groups:

@@ -159,7 +159,10 @@ async def render_job(
     problem that could be found, and what `sources` raise.
     """
     job, problems = await assemble(template, deployed, context, sources)
-    problems += map(job.hidden.hide, problems_of(job))
+    try:
+        problems += map(job.hidden.hide, problems_of(job))
+    except _UNFORESEEN as error:
+        problems.append(_unforeseen(error))
     if problems:
         raise JobInvalid(problems)
     return job
@@ -199,11 +202,26 @@ async def assemble(
         run_task = prepare_run_task(configuration, context, definition, network)
     except JobInvalid as error:
         raise JobInvalid([hidden.hide(problem) for problem in (*problems, *error.problems)]) from None
+    except _UNFORESEEN as error:
+        raise JobInvalid([*map(hidden.hide, problems), _unforeseen(error)]) from None
     except EcsWorkerError as error:
         error.args = (hidden.hide(str(error)),)
         raise
     job = Job(configuration, context, definition, run_task, came_from, described, hidden)
     return job, [hidden.hide(problem) for problem in problems]
+
+
+# What a value in a shape that nobody thought of may raise: the last resort, as the job's author can mend it.
+_UNFORESEEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+def _unforeseen(error: Exception) -> str:
+    log.debug("No request can be made of the job.", exc_info=error)
+    # Not what the error says: it may quote a secret.
+    return (
+        f"No request can be made of the job ({type(error).__name__}): a job variable, the pool's template or a file "
+        "that it names has a value of another kind than ECS takes there; compare them with ECS's API reference."
+    )
 
 
 async def _resolved(rendered: Any, sources: Sources) -> tuple[Any, Hidden]:

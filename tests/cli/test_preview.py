@@ -66,3 +66,35 @@ async def test_what_nobody_foresaw_is_told_with_all_else_and_without_its_text() 
     assert gpu.startswith("gpu is 0")
     assert unforeseen.startswith("No request can be made of the job (AttributeError): a job variable")
     assert "hunter2" not in unforeseen
+
+
+VARIABLE, BLOCK = "{{ prefect.variables.v }}", "{{ prefect.blocks.json.net.subnets }}"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"cpu": VARIABLE, "memory": 512},
+        {"memory": f"{VARIABLE} GB", "cpu": 256},
+        {"subnets": VARIABLE},
+        {"subnets": BLOCK, "security_groups": ["sg-1"]},
+        {"network_configuration": {"subnets": VARIABLE}},
+        {"environment_files": [VARIABLE, VARIABLE]},
+        {"capacity_provider_strategy": VARIABLE},
+        {"secrets": VARIABLE, "linux_init": VARIABLE, "max_runtime_seconds": VARIABLE},
+        {"task_role_arn": f"arn:aws:iam::{VARIABLE}:role/r", "cluster": BLOCK},
+        {"launch_type": VARIABLE},
+    ],
+    ids=str,
+)
+async def test_what_is_not_read_is_not_judged(variables: dict[str, Any]) -> None:
+    sources = Preview(None)
+    rendered = await preview(asked(variables | {"labels": {"team": "data"}}), sources)
+    assert {"key": "team", "value": "data"} in rendered["RunTask"]["tags"]
+    note, *_ = sources.notes
+    assert "is not read: that takes the Prefect server (--deployment, --flow-run)" in note
+
+
+async def test_what_is_wrong_beside_what_is_not_read_is_told() -> None:
+    [problem] = await problems({"cpu": VARIABLE, "gpu": 0})
+    assert problem.startswith("gpu is 0")

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from ecs_worker.aws.session import Aws
 from ecs_worker.errors import UserError
-from ecs_worker.job.masking import masked
+from ecs_worker.job.masking import MASK, masked
 from ecs_worker.job.requests import FoundNetwork, definition_digest
 from ecs_worker.lifecycle.define import registration
 from ecs_worker.lifecycle.documents import Documents
@@ -50,11 +50,13 @@ class Asked:
 class Preview:
     """Sources that never ask AWS. `api` None: neither the Prefect server.
 
-    Blocks come without their secrets. `notes` tell what had to be left open, in sentences.
+    Blocks come without their secrets. `notes` tell what had to be left open, in sentences; `unread` are the texts
+    that stand for it.
     """
 
     api: PrefectClient | None
     notes: dict[str, None] = field(default_factory=dict)  # in their order, each once
+    unread: list[str] = field(default_factory=lambda: [MASK])
     _read: dict[object, Any] = field(default_factory=dict)
 
     def region(self, target: AwsTarget) -> str:
@@ -67,9 +69,9 @@ class Preview:
     async def block(self, reference: BlockReference) -> Mapping[str, Any]:
         """The block's data with ******** for secrets; offline a placeholder."""
         if self.api is None:
-            self._note(f"The block {reference} is not read: that takes the Prefect server (--deployment, --flow-run).")
+            text = self._open("block", reference)
             credentials = not reference.name or reference.type_slug == "aws-credentials"
-            return {} if credentials else {"value": f"<block {reference}>"}
+            return {} if credentials else {"value": _Anything(text)}
         if reference not in self._read:
             self._read[reference] = await PrefectSources(self.api, secrets=False).block(reference)
         return dict(self._read[reference])
@@ -77,8 +79,7 @@ class Preview:
     async def variable(self, name: str) -> Any:
         """The variable's value; offline a placeholder."""
         if self.api is None:
-            self._note(f"The variable {name} is not read: that takes the Prefect server (--deployment, --flow-run).")
-            return f"<variable {name}>"
+            return self._open("variable", name)
         if name not in self._read:
             self._read[name] = await PrefectSources(self.api).variable(name)
         return self._read[name]
@@ -108,8 +109,26 @@ class Preview:
         self._note("The security groups and the public address are those of the worker's own task.")
         return FoundNetwork(["<subnet of the worker>"], ["<security groups of the worker>"], public_ip=False)
 
+    def _open(self, kind: str, name: object) -> str:
+        self._note(
+            f"The {kind} {name} is not read: that takes the Prefect server (--deployment, --flow-run). What it is used "
+            "for is not checked, and left out where no text can be."
+        )
+        text = f"<{kind} {name}>"
+        self.unread.append(text)
+        return text
+
     def _note(self, sentence: str) -> None:
         self.notes[sentence] = None
+
+
+class _Anything(str):
+    """What stands for a block's value stands for each part of it, too."""
+
+    __slots__ = ()
+
+    def __getitem__(self, key: object) -> str:
+        return self
 
 
 async def preview(asked: Asked, sources: Preview) -> dict[str, Any]:

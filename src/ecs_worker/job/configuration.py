@@ -20,7 +20,7 @@ from ecs_worker.job.template import UNSET, apply_values
 from ecs_worker.model import AwsCredentials, AwsTarget, ClaimedRun, Output
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
     from typing import Self
     from uuid import UUID
@@ -343,12 +343,20 @@ class JobConfiguration(BaseModel):
         return configuration
 
     @classmethod
-    def salvage(cls, rendered: Mapping[str, Any], came_from: Mapping[str, str] | None = None) -> tuple[Self, list[str]]:
-        """The configuration without what can't be used, and a sentence for each such value."""
+    def salvage(
+        cls, rendered: Mapping[str, Any], came_from: Mapping[str, str] | None = None, unread: Sequence[str] = ()
+    ) -> tuple[Self, list[str]]:
+        """The configuration without what can't be used, and a sentence for each such value.
+
+        `unread` are texts that stand for unknown values: they are left out where no text can be.
+        """
         try:
             return cls.model_validate(rendered), []
         except ValidationError as error:
             problems = error.errors(include_url=False, include_context=False)
+        for problem in problems:
+            if problem["input"] in unread:
+                return cls.salvage(_without(rendered, problem["loc"]), came_from, unread)
         wrong = {problem["loc"][0] for problem in problems}
         rest = cls.model_validate({name: value for name, value in rendered.items() if name not in wrong})
         return rest, [_sentence(problem, rendered, came_from or {}) for problem in problems]
@@ -390,6 +398,17 @@ class JobConfiguration(BaseModel):
 def _given(values: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
     """Without what is null or says what is so anyway."""
     return {key: value for key, value in values.items() if value is not None and value != defaults.get(key)}
+
+
+def _without(value: Any, path: Sequence[str | int]) -> Any:
+    """A copy of nested dicts and lists without what stands at `path`."""
+    first, *rest = path
+    copied: Any = list(value) if isinstance(value, list) else dict(value)
+    if rest:
+        copied[first] = _without(copied[first], rest)
+    else:
+        del copied[first]
+    return copied
 
 
 def _sentence(problem: Any, rendered: Mapping[str, Any], came_from: Mapping[str, str]) -> str:

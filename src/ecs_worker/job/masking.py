@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 MASK = "********"
 _SECRET = re.compile(r"secret|token|key|passw|pwd|auth|credential|headers|private|dsn", re.IGNORECASE)
@@ -16,10 +16,10 @@ _MAPS = {"options", "driverOpts", "dockerLabels"}
 
 
 class Hidden:
-    """Texts that came out of blocks and Prefect variables: no message may repeat them."""
+    """Texts that came out of blocks and Prefect variables: no message may repeat them, `but` for those given."""
 
-    def __init__(self, *sources: Any) -> None:
-        found = {text.strip() for source in sources for text in _texts(source)} - {""}
+    def __init__(self, *sources: Any, but: Iterable[str] = ()) -> None:
+        found = {text.strip() for source in sources for text in _texts(source)} - {"", *but}
         # As they are, and as Python quotes them; the longer first, as one may hold another.
         forms = sorted(found | {repr(text)[1:-1] for text in found}, key=len, reverse=True)
         patterns = [re.escape(text) if len(text) >= _LONG else rf"(?<!\w){re.escape(text)}(?!\w)" for text in forms]

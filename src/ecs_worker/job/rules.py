@@ -53,7 +53,7 @@ class Job:
     """All that the rules look at. `definition` is our request, or the description of a reused one.
 
     `described` False: nobody has asked ECS for the reused definition, and `definition` is only presumed. `hidden` is
-    what no message may tell: the values of blocks and variables.
+    what no message may tell: the values of blocks and variables. `sized` False: cpu or memory could not be used.
     """
 
     configuration: JobConfiguration
@@ -63,6 +63,7 @@ class Job:
     came_from: Mapping[str, str] = field(default_factory=dict)
     described: bool = True
     hidden: Hidden = field(default_factory=Hidden)
+    sized: bool = True
 
     @property
     def containers(self) -> list[Mapping[str, Any]]:
@@ -196,7 +197,7 @@ def _launch_type_fits_definition(job: Job) -> Iterator[str]:
 
 
 def _fargate_pair(job: Job) -> Iterator[str]:
-    if not runs_on_fargate(job.configuration, job.context, job.definition):
+    if not job.sized or not runs_on_fargate(job.configuration, job.context, job.definition):
         return
     overrides = job.run_task.get("overrides") or {}
     cpu = cpu_units(overrides.get("cpu") or job.definition.get("cpu") or DEFAULT_CPU)

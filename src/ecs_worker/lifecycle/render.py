@@ -39,7 +39,7 @@ from ecs_worker.lifecycle.sources import Live
 from ecs_worker.model import LaunchRequest, Placement
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from uuid import UUID
 
     from ecs_worker.aws.session import Aws
@@ -160,7 +160,7 @@ async def render_job(
     """
     job, problems = await assemble(template, deployed, context, sources)
     try:
-        problems += map(job.hidden.hide, problems_of(job))
+        problems += map(job.hidden.hide, _tellable(problems_of(job), sources))
     except _UNFORESEEN as error:
         problems.append(_unforeseen(error))
     if problems:
@@ -178,7 +178,7 @@ async def assemble(
     came_from = origins(template, deployed, context.run.job_variables)
     variables = merge_job_variables(deployed, context.run.job_variables)
     rendered, hidden = await _resolved(render_configuration(template, variables, os.environ), sources)
-    configuration, problems = JobConfiguration.salvage(rendered, came_from)
+    configuration, problems = JobConfiguration.salvage(rendered, came_from, sources.unread)
     try:
         context = replace(context, region=sources.region(configuration.target))
         defaults = context.defaults
@@ -201,14 +201,21 @@ async def assemble(
         network = network_configuration(need, await sources.network(configuration.target, need)) if need else None
         run_task = prepare_run_task(configuration, context, definition, network)
     except JobInvalid as error:
-        raise JobInvalid([hidden.hide(problem) for problem in (*problems, *error.problems)]) from None
+        found = [*problems, *error.problems]
+        raise JobInvalid([hidden.hide(problem) for problem in _tellable(found, sources) or found]) from None
     except _UNFORESEEN as error:
         raise JobInvalid([*map(hidden.hide, problems), _unforeseen(error)]) from None
     except EcsWorkerError as error:
         error.args = (hidden.hide(str(error)),)
         raise
-    job = Job(configuration, context, definition, run_task, came_from, described, hidden)
-    return job, [hidden.hide(problem) for problem in problems]
+    sized = not any(problem.startswith(("cpu ", "memory ")) for problem in unusable)
+    job = Job(configuration, context, definition, run_task, came_from, described, hidden, sized)
+    return job, [hidden.hide(problem) for problem in _tellable(problems, sources)]
+
+
+def _tellable(problems: Sequence[str], sources: Sources) -> list[str]:
+    """Without those that are only told of a text that stands for an unknown value."""
+    return [problem for problem in problems if not any(text in problem for text in sources.unread)]
 
 
 # What a value in a shape that nobody thought of may raise: the last resort, as the job's author can mend it.
@@ -234,7 +241,7 @@ async def _resolved(rendered: Any, sources: Sources) -> tuple[Any, Hidden]:
     values = {name: await sources.variable(name) for name in names}
     if values:
         rendered = resolve_variables(rendered, {name: value for name, value in values.items() if value is not UNSET})
-    return rendered, Hidden(*documents.values(), values)
+    return rendered, Hidden(*documents.values(), values, but=sources.unread)
 
 
 def _placement(job: Job) -> Placement:

@@ -39,4 +39,5 @@ def test_what_came_out_of_blocks_is_hidden() -> None:
     assert hidden.hide("cpu is 'long secret', gpu is 'xlong secrets'") == f"cpu is '{MASK}', gpu is 'x{MASK}s'"
     assert hidden.hide("pin '12' of 4123 in 5") == f"pin '{MASK}' of 4123 in 5"
     assert hidden.hide(f"{'line' + chr(10) + 'break'!r}") == f"'{MASK}'"
+    assert Hidden({"v": "<shown>", "w": "hunter2"}, but=["<shown>"]).hide("<shown> hunter2") == f"<shown> {MASK}"
     assert Hidden().hide("all") == "all"

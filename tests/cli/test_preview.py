@@ -98,3 +98,9 @@ async def test_what_is_not_read_is_not_judged(variables: dict[str, Any]) -> None
 async def test_what_is_wrong_beside_what_is_not_read_is_told() -> None:
     [problem] = await problems({"cpu": VARIABLE, "gpu": 0})
     assert problem.startswith("gpu is 0")
+
+
+async def test_variables_without_effect_are_noted() -> None:
+    sources = Preview(None)
+    await preview(asked({"task_definition_arn": "theirs:4", "image": "b", "linux_init": False}), sources)
+    assert any("without effect of image, linux_init: leave that out" in note for note in sources.notes)

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from ecs_worker.aws.session import Aws
 from ecs_worker.errors import UserError
+from ecs_worker.job.documents import ignored_warning
 from ecs_worker.job.masking import MASK, masked
 from ecs_worker.job.requests import FoundNetwork, definition_digest
 from ecs_worker.lifecycle.define import registration
@@ -87,7 +88,7 @@ class Preview:
     async def document(self, source: str, path: str) -> Any:
         """A file's content. What is on S3 is left open."""
         if path.startswith("s3://"):
-            self._note(f"{path} ({source}) is not read, as AWS is not asked: what it says is missing here.")
+            self.note(f"{path} ({source}) is not read, as AWS is not asked: what it says is missing here.")
             return {}
         if path not in self._read:
             self._read[path] = await Documents(Aws()).read(source, str(Path(path)))
@@ -95,7 +96,7 @@ class Preview:
 
     async def definition(self, target: AwsTarget, name: str) -> Mapping[str, Any] | None:  # noqa: ARG002 - the protocol's
         """Only ECS knows it."""
-        self._note(
+        self.note(
             f"The task definition {name} is not described, as AWS is not asked: its containers and network mode are "
             "presumed to fit, and are not checked."
         )
@@ -106,11 +107,11 @@ class Preview:
         subnets = need.given.get("subnets") or [f"<subnets of {need}>"]
         if not need.inherit:
             return FoundNetwork(subnets)
-        self._note("The security groups and the public address are those of the worker's own task.")
+        self.note("The security groups and the public address are those of the worker's own task.")
         return FoundNetwork(["<subnet of the worker>"], ["<security groups of the worker>"], public_ip=False)
 
     def _open(self, kind: str, name: object) -> str:
-        self._note(
+        self.note(
             f"The {kind} {name} is not read: that takes the Prefect server (--deployment, --flow-run). What it is used "
             "for is not checked, and left out where no text can be."
         )
@@ -118,7 +119,8 @@ class Preview:
         self.unread.append(text)
         return text
 
-    def _note(self, sentence: str) -> None:
+    def note(self, sentence: str) -> None:
+        """Something to tell beside the requests."""
         self.notes[sentence] = None
 
 
@@ -133,7 +135,10 @@ class _Anything(str):
 
 async def preview(asked: Asked, sources: Preview) -> dict[str, Any]:
     """Both requests by name, secrets masked. Raises JobInvalid with all problems."""
-    return as_shown(await render_job(asked.template, asked.deployed, asked.context, sources))
+    job = await render_job(asked.template, asked.deployed, asked.context, sources)
+    if warning := ignored_warning(job.configuration):
+        sources.note(warning)
+    return as_shown(job)
 
 
 def as_shown(job: Job) -> dict[str, Any]:

@@ -104,14 +104,26 @@ def derived(configuration: JobConfiguration, described: Mapping[str, Any], conta
 
 def ignored_variables(configuration: JobConfiguration) -> list[str]:
     """Job variables that have no effect because the task definition is reused as it is."""
-    if not configuration.reused_definition:
+    if not configuration.reused_definition or configuration.derive_task_definition:
         return []
-    names = [name for name in _CHANGE_THE_DEFINITION if getattr(configuration, name)]
+    fields = JobConfiguration.model_fields
+    given = [name for name in _CHANGE_THE_DEFINITION if getattr(configuration, name) != fields[name].default]
+    names = [name.removeprefix("inline_") for name in given]
     rendered = configuration.task_definition
     containers = rendered.get("containerDefinitions") or []
     names += ["image"] * any(container.get("image") for container in containers)
     names += ["family"] * bool(rendered.get("family"))
     return sorted(names)
+
+
+def ignored_warning(configuration: JobConfiguration) -> str:
+    """One sentence about all `ignored_variables`; empty if there are none."""
+    if not (ignored := ignored_variables(configuration)):
+        return ""
+    return (
+        f"The task definition {configuration.reused_definition} is used as it is, without effect of "
+        f"{', '.join(ignored)}: leave that out, or set derive_task_definition."
+    )
 
 
 _CHANGE_THE_DEFINITION = (

@@ -21,7 +21,7 @@ from ecs_worker.job.configuration import (
     origins,
     render_configuration,
 )
-from ecs_worker.job.documents import derived, ignored_variables, paths, with_default_arguments, with_documents
+from ecs_worker.job.documents import derived, ignored_warning, paths, with_default_arguments, with_documents
 from ecs_worker.job.masking import Hidden
 from ecs_worker.job.requests import (
     flow_container_name,
@@ -102,8 +102,8 @@ class Render:
         deployed = deployment.job_variables if deployment is not None else {}
         job = await render_job(self._surroundings.pool.base_job_template, deployed, context, self._sources)
         configuration = job.configuration
-        if ignored := ignored_variables(configuration):
-            log.warning("%s reuses a task definition as it is: %s have no effect.", run.name, ", ".join(ignored))
+        if warning := ignored_warning(configuration):
+            log.warning("%s: %s", run.name, warning)
         return LaunchRequest(
             placement=_placement(job),
             definition=configuration.reused_definition or job.definition,

@@ -9,7 +9,14 @@ import pytest
 
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import FlowRunContext, JobConfiguration, WorkerDefaults, render_configuration
-from ecs_worker.job.documents import derived, ignored_variables, paths, with_default_arguments, with_documents
+from ecs_worker.job.documents import (
+    derived,
+    ignored_variables,
+    ignored_warning,
+    paths,
+    with_default_arguments,
+    with_documents,
+)
 from ecs_worker.job.requests import prepare_definition, prepare_run_task
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.model import ClaimedRun
@@ -130,6 +137,24 @@ def test_a_derived_definition_changes_a_copy_in_its_own_family() -> None:
     ]
     assert "taskDefinition" not in request
     assert ignored_variables(load({"image": "b"})) == []
+
+
+def test_variables_without_effect_are_named_also_where_they_say_no() -> None:
+    said = {
+        "readonly_root_filesystem": False,
+        "linux_init": False,
+        "stop_timeout_seconds": 0,
+        "task_definition": {"cpu": 1},
+    }
+    reused = {"task_definition_arn": "theirs:4", **said}
+    assert ignored_variables(load(reused)) == sorted(said)
+    assert ignored_variables(load({"task_definition_arn": "theirs:4", "configure_cloudwatch_logs": False})) == []
+    assert ignored_variables(load(reused | {"derive_task_definition": True})) == []
+    assert ignored_warning(load(reused)) == (
+        "The task definition theirs:4 is used as it is, without effect of linux_init, readonly_root_filesystem, "
+        "stop_timeout_seconds, task_definition: leave that out, or set derive_task_definition."
+    )
+    assert ignored_warning(load({"task_definition_arn": "theirs:4"})) == ""
 
 
 DEFAULTS = WorkerDefaults(task_definition_path="d", run_task_kwargs_path="k")

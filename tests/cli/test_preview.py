@@ -104,3 +104,20 @@ async def test_variables_without_effect_are_noted() -> None:
     sources = Preview(None)
     await preview(asked({"task_definition_arn": "theirs:4", "image": "b", "linux_init": False}), sources)
     assert any("without effect of image, linux_init: leave that out" in note for note in sources.notes)
+
+
+async def test_a_copy_that_will_be_derived_is_noted() -> None:
+    sources = Preview(None)
+    said = {"task_definition_arn": "theirs:4", "image": "b", "derive_task_definition": True}
+    rendered = await preview(asked(said), sources)
+    assert rendered["RunTask"]["taskDefinition"] == "theirs:4"
+    [_, note] = sources.notes
+    assert note.startswith(
+        "derive_task_definition: where the job needs it, the worker registers and runs a changed copy"
+    )
+
+
+async def test_paths_on_s3_are_checked_without_reading_them() -> None:
+    for name in ("task_definition_path", "run_task_kwargs_path"):
+        [problem] = await problems({name: "s3://bucket"})
+        assert problem == f"{name}: s3://bucket names no object; write s3://bucket/key."

@@ -13,7 +13,7 @@ from ecs_worker.job.documents import ignored_warning
 from ecs_worker.job.masking import MASK, masked
 from ecs_worker.job.requests import FoundNetwork, definition_digest
 from ecs_worker.lifecycle.define import registration
-from ecs_worker.lifecycle.documents import Documents
+from ecs_worker.lifecycle.documents import S3, Documents, s3_object
 from ecs_worker.lifecycle.render import render_job
 from ecs_worker.lifecycle.sources import PrefectSources
 
@@ -87,7 +87,8 @@ class Preview:
 
     async def document(self, source: str, path: str) -> Any:
         """A file's content. What is on S3 is left open."""
-        if path.startswith("s3://"):
+        if path.startswith(S3):
+            s3_object(source, path)
             self.note(f"{path} ({source}) is not read, as AWS is not asked: what it says is missing here.")
             return {}
         if path not in self._read:
@@ -138,6 +139,11 @@ async def preview(asked: Asked, sources: Preview) -> dict[str, Any]:
     job = await render_job(asked.template, asked.deployed, asked.context, sources)
     if warning := ignored_warning(job.configuration):
         sources.note(warning)
+    if (reused := job.configuration.reused_definition) and job.configuration.derive_task_definition:
+        sources.note(
+            f"derive_task_definition: where the job needs it, the worker registers and runs a changed copy of "
+            f"{reused}. It is not shown, as only AWS knows what is to be changed."
+        )
     return as_shown(job)
 
 

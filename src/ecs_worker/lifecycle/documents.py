@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 1_048_576  # ECS takes task definitions of 64 KiB; YAML's comments and layout may be larger than that
 FRESH = 10.0  # seconds that a document is taken as read: a burst of runs asks once
-_S3 = "s3://"
+S3 = "s3://"
 
 
 class Documents:
@@ -39,7 +39,7 @@ class Documents:
         """
         if "\0" in path:
             raise JobInvalid([f"{source}: {path!r} is no path; correct it."])
-        ask = self._from_s3 if path.startswith(_S3) else self._from_file
+        ask = self._from_s3 if path.startswith(S3) else self._from_file
         return await self._fresh.get(path, lambda: ask(source, path))
 
     async def _from_file(self, source: str, path: str) -> Any:
@@ -54,9 +54,7 @@ class Documents:
         return document
 
     async def _from_s3(self, source: str, path: str) -> Any:
-        bucket, _, key = path.removeprefix(_S3).partition("/")
-        if not bucket or not key:
-            raise JobInvalid([f"{source}: {path} names no object; write s3://bucket/key."])
+        bucket, key = s3_object(source, path)
         kept = self._kept.peek(path)
         s3 = await self._aws.s3()
         try:
@@ -72,6 +70,14 @@ class Documents:
         document = await to_thread.run_sync(_checked, source, path, found.content)
         self._kept.put(path, (found.etag, document))
         return document
+
+
+def s3_object(source: str, path: str) -> tuple[str, str]:
+    """Bucket and key of `path`. Raises JobInvalid if it has not both."""
+    bucket, _, key = path.removeprefix(S3).partition("/")
+    if not bucket or not key:
+        raise JobInvalid([f"{source}: {path} names no object; write s3://bucket/key."])
+    return bucket, key
 
 
 def _read_file(source: str, path: str, kept: tuple[object, Any] | None) -> tuple[object, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
@@ -15,6 +16,9 @@ from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import FlowRunContext, WorkerDefaults
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.model import ClaimedRun
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 CONTEXT = FlowRunContext(
@@ -121,3 +125,27 @@ async def test_paths_on_s3_are_checked_without_reading_them() -> None:
     for name in ("task_definition_path", "run_task_kwargs_path"):
         [problem] = await problems({name: "s3://bucket"})
         assert problem == f"{name}: s3://bucket names no object; write s3://bucket/key."
+
+
+@pytest.mark.parametrize("by_path", [True, False])
+async def test_a_document_explains_only_what_it_says(by_path: bool, tmp_path: Path) -> None:
+    document = {"containerDefinitions": [{"name": "flow", "image": "i", "user": "me"}]}
+    (tmp_path / "definition.json").write_text(json.dumps(document))
+    given = {"task_definition_path": str(tmp_path / "definition.json")} if by_path else {"task_definition": document}
+    explained = await origins(given)
+    flow = FLOW.replace("prefect", "flow")
+    [name] = given
+    assert (
+        explained["RegisterTaskDefinition.containerDefinitions[flow].user"]
+        == f"{name} (the deployment's job variables)"
+    )
+    assert explained[f"{flow}.command"] == "ecs-worker's default"
+    assert explained[f"{flow}.environment[PREFECT_API_URL]"] == "the worker's PREFECT_ settings"
+
+
+async def test_what_is_said_twice_has_the_stronger_origin() -> None:
+    explained = await origins({"env": {"A": "1", "PREFECT_API_URL": "http://127.0.0.1/api"}}, env={"A": "1"})
+    for name in ("A", "PREFECT_API_URL"):
+        assert explained[f"{FLOW}.environment[{name}]"] == f"env.{name} (the deployment's job variables)"
+    explained = await origins({}, env={"PREFECT_API_URL": "http://127.0.0.1/api"})
+    assert explained[f"{FLOW}.environment[PREFECT_API_URL]"] == "the worker's --env"

@@ -11,12 +11,12 @@ from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import JobConfiguration
 from ecs_worker.job.names import LONGEST_NAME, ecs_name
 from ecs_worker.job.options import given_network, patch
-from ecs_worker.job.requests import cleaned, flow_container_name
+from ecs_worker.job.requests import cleaned, definition_digest, flow_container_name, prepare_definition
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ecs_worker.job.configuration import WorkerDefaults
+    from ecs_worker.job.configuration import FlowRunContext, WorkerDefaults
 
 # The agent's rule: the flow runs in the container of the first of these names, or in a new one of the first name.
 _AGENT_CONTAINERS = ("flow", "prefect")
@@ -91,11 +91,22 @@ def _below(arguments: Mapping[str, Any], configuration: JobConfiguration, contai
     return patch(taken, said)
 
 
-def derived(configuration: JobConfiguration, described: Mapping[str, Any], container: str) -> JobConfiguration:
+def derived(
+    configuration: JobConfiguration, described: Mapping[str, Any], context: FlowRunContext
+) -> JobConfiguration | None:
     """For `derive_task_definition`: the reused definition as the base of our own, in a family of its own.
 
-    `described` is the reused definition as a RegisterTaskDefinition request, `container` the one that runs the flow.
+    None if the job would change nothing of it. `described` is the reused definition as a RegisterTaskDefinition
+    request. Raises JobInvalid for a size that can't be read.
     """
+    plain = JobConfiguration(task_run_request=configuration.task_run_request)
+    changed, unchanged = _on(described, configuration), _on(described, plain)
+    digests = {definition_digest(prepare_definition(made, context) or {}) for made in (changed, unchanged)}
+    return changed if len(digests) > 1 else None
+
+
+def _on(described: Mapping[str, Any], configuration: JobConfiguration) -> JobConfiguration:
+    container = flow_container_name(configuration, described)
     base = dict(described)
     base["family"] = ecs_name(str(described.get("family", "")))[: LONGEST_NAME - len(_DERIVED)] + _DERIVED
     request = {key: value for key, value in configuration.task_run_request.items() if key != "taskDefinition"}

@@ -191,11 +191,11 @@ async def assemble(
             reused = await sources.definition(configuration.target, name)
             described = reused is not None
         configuration = with_default_arguments(configuration, contents, defaults, reused)
-        if reused is not None and configuration.derive_task_definition:
-            container = flow_container_name(configuration, reused)
-            configuration, reused = derived(configuration, reused, container), None
         configuration, unusable = usable(configuration, came_from)
         problems += unusable
+        if reused is not None and configuration.derive_task_definition:
+            changed = derived(configuration, reused, context)
+            configuration, reused = (configuration, reused) if changed is None else (changed, None)
         definition = reused or prepare_definition(configuration, context) or presumed_definition(configuration)
         need = network_need(configuration, context, definition)
         network = network_configuration(need, await sources.network(configuration.target, need)) if need else None

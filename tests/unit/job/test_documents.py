@@ -130,13 +130,41 @@ def test_a_derived_definition_changes_a_copy_in_its_own_family() -> None:
     }
     configuration = load({"task_definition_arn": "theirs:4", "image": "b", "linux_init": True})
     assert ignored_variables(configuration) == ["image", "linux_init"]
-    definition, request = build(derived(configuration, described, "app"))
+    changed = derived(configuration, described, CONTEXT)
+    assert changed is not None
+    definition, request = build(changed)
     assert definition["family"] == "theirs-derived"
     assert definition["containerDefinitions"] == [
         {"name": "app", "image": "b", "linuxParameters": {"initProcessEnabled": True}}
     ]
     assert "taskDefinition" not in request
     assert ignored_variables(load({"image": "b"})) == []
+
+
+@pytest.mark.parametrize(
+    ("variables", "differs"),
+    [
+        ({}, False),
+        ({"image": "a", "env": {"A": "1"}, "command": "run", "container_name": "app", "labels": {"a": "b"}}, False),
+        ({"env": {"A": "x" * 9000}}, True),
+        ({"image": "b"}, True),
+        ({"container_name": "other"}, True),
+        ({"readonly_root_filesystem": False}, True),
+    ],
+)
+def test_only_what_differs_is_derived(variables: dict[str, Any], differs: bool) -> None:
+    described = {
+        "family": "theirs",
+        "cpu": "256",
+        "memory": "512",
+        "networkMode": "awsvpc",
+        "status": "ACTIVE",
+        "containerDefinitions": [
+            {"name": "app", "image": "a", "cpu": 0, "environment": [{"name": "B", "value": "2"}], "portMappings": []}
+        ],
+    }
+    configuration = load({"task_definition_arn": "theirs:4", "derive_task_definition": True, **variables})
+    assert (derived(configuration, described, CONTEXT) is not None) is differs
 
 
 def test_variables_without_effect_are_named_also_where_they_say_no() -> None:

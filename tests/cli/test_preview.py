@@ -149,3 +149,8 @@ async def test_what_is_said_twice_has_the_stronger_origin() -> None:
         assert explained[f"{FLOW}.environment[{name}]"] == f"env.{name} (the deployment's job variables)"
     explained = await origins({}, env={"PREFECT_API_URL": "http://127.0.0.1/api"})
     assert explained[f"{FLOW}.environment[PREFECT_API_URL]"] == "the worker's --env"
+
+
+async def test_a_size_in_a_patch_does_not_hide_other_problems() -> None:
+    found = await problems({"run_task_patch": {"overrides": {"cpu": "much"}}, "gpu": 0})
+    assert [problem.split(" ")[0] for problem in found] == ["gpu", "cpu"]

@@ -161,6 +161,8 @@ async def render_job(
     job, problems = await assemble(template, deployed, context, sources)
     try:
         problems += map(job.hidden.hide, _tellable(problems_of(job), sources))
+    except JobInvalid as error:  # a rule can't read a size that a patch has put in
+        problems += map(job.hidden.hide, error.problems)
     except _UNFORESEEN as error:
         problems.append(_unforeseen(error))
     if problems:

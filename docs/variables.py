@@ -12,8 +12,10 @@ HEAD = """# Job variables
 
 What a work pool (as defaults in its base job template), a deployment (`job_variables`, in Prefect 2
 `infra_overrides`) and a flow run may set. The run's win over the deployment's, these over the pool's; only `env` is
-merged. Values may hold `{{ prefect.blocks.TYPE.NAME }}`, `{{ prefect.variables.NAME }}` and `{{ $VARIABLE }}` of the
-worker's environment. `ecs-worker render` shows what becomes of them.
+merged. Values may hold `{{ prefect.blocks.TYPE.NAME }}` and `{{ prefect.variables.NAME }}`. As in Prefect,
+`{{ $VARIABLE }}` of the worker's environment is for the base job template's own text, and for `env` where the template
+or the pool's default for `env` has a mapping already; elsewhere it stays as it is written. `ecs-worker render` shows
+what becomes of them all.
 
 A pool takes the variables that its base job template names. `ecs-worker pool update NAME` adds those that it lacks.
 Written by `make docs`.

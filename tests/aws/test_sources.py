@@ -93,6 +93,9 @@ async def test_a_document_that_has_not_changed_is_kept(aws: Aws, bucket: str) ->
         ("s3://{bucket}", None, "names no object; write s3://bucket/key"),
         ("s3://{bucket}/k", b"a: [hunter2", "is neither YAML nor JSON (line 1, column 12)"),
         ("s3://{bucket}/k", b"\xff\xfe\x00", "is neither YAML nor JSON"),
+        ("s3://{bucket}/k", b"a: &a [*a]", "says what JSON can't, like a list inside itself; correct it."),
+        ("s3://{bucket}/k", b"a: .inf", "says what JSON can't"),
+        ("/x\0y", None, r"task_definition_path: '/x\x00y' is no path; correct it."),
         ("s3://{bucket}/k", b"a: " + b"x" * MOST_BYTES, "has more than 1048576 bytes"),
     ],
 )
@@ -126,6 +129,8 @@ async def test_documents_in_files(tmp_path: Path) -> None:
     assert await reader.read("task_definition_path", str(file)) is first
     file.write_text("cpu: 1024")
     assert await reader.read("task_definition_path", str(file)) == {"cpu": 1024}
+    file.write_text("dockerLabels: {built: 2024-01-01, 1: x}")
+    assert await reader.read("task_definition_path", str(file)) == {"dockerLabels": {"built": "2024-01-01", "1": "x"}}
     file.write_text("root: hunter2\n- x")
     with pytest.raises(JobInvalid, match=r"definition\.yaml is neither YAML nor JSON \(line 2, column 1\)") as caught:
         await reader.read("task_definition_path", str(file))

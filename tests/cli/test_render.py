@@ -195,6 +195,13 @@ async def test_what_only_aws_knows_is_left_open_and_said(tmp_path: Path) -> None
     assert ended.err.count("Note: ") == 3
 
 
+async def test_yaml_says_what_json_could(tmp_path: Path) -> None:
+    (tmp_path / "v.yaml").write_text("{env: {SINCE: 2024-01-01}, 1: 2}")
+    ended = await ecs_worker(tmp_path, "render", "--job-variables", "v.yaml")
+    assert ended.code == 0, ended
+    assert environment_of(json.loads(ended.out))["SINCE"] == "2024-01-01"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -204,6 +211,7 @@ async def test_what_only_aws_knows_is_left_open_and_said(tmp_path: Path) -> None
         (("--flow-run", "00000000-0000-0000-0000-000000000000"), "There is no flow run"),
         (("--job-variables", "absent.json"), "--job-variables absent.json can't be read: No such file"),
         (("--job-variables", "broken.json"), "--job-variables broken.json is neither JSON nor YAML"),
+        (("--job-variables", "endless.json"), "--job-variables endless.json says what JSON can't"),
         (("--job-variables", "list.json"), "--job-variables list.json holds no mapping"),
         (("--job-variables", "ok.json", "--launch-type", "MOON"), "--launch-type is 'MOON'"),
     ],
@@ -211,7 +219,7 @@ async def test_what_only_aws_knows_is_left_open_and_said(tmp_path: Path) -> None
 async def test_mistakes_are_told_in_one_sentence(
     admin3: Admin, tmp_path: Path, arguments: tuple[str, ...], sentence: str
 ) -> None:
-    for name, text in (("broken", "{"), ("list", "[1]"), ("ok", "{}")):
+    for name, text in (("broken", "{"), ("endless", "a: &a [*a]"), ("list", "[1]"), ("ok", "{}")):
         (tmp_path / f"{name}.json").write_text(text)
     ended = await ecs_worker(tmp_path, "render", *arguments, api_url=admin3.server.url)
     assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1), ended

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ecs_worker.cli.preview import as_shown
 from ecs_worker.errors import JobInvalid
-from ecs_worker.job.configuration import OPTIONS, WorkerDefaults, origins
+from ecs_worker.job.configuration import OPTIONS, WorkerDefaults, origins, pool_defaults
+from ecs_worker.job.requests import flow_container_name
 from ecs_worker.job.template import placeholders
 from ecs_worker.lifecycle.render import assemble
 
@@ -20,27 +21,32 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ecs_worker.cli.preview import Asked, Preview
+    from ecs_worker.job.rules import Job
 
 _REQUESTS = {"RegisterTaskDefinition": "task_definition", "RunTask": "task_run_request"}
 
 
 async def explain(asked: Asked, sources: Preview) -> dict[str, str]:
     """Path of each value → where it came from, in words."""
-    whole = await _leaves_of(asked, sources)
-    assert whole is not None, "what is explained has been rendered before"
+    job = await _made(asked, sources)
+    assert job is not None, "what is explained has been rendered before"
+    flow = flow_container_name(job.configuration, job.definition)
+    whole = _leaves_of(job, flow)
     found: dict[str, list[str]] = {path: [] for path in whole}
     for origin, without in _left_out(asked):
         open_paths = {path for path, known in found.items() if not known or not origin.startswith("the work pool's t")}
-        leaves = await _leaves_of(without, sources) if open_paths else None
-        for path in open_paths if leaves is not None else ():
-            if leaves is not None and leaves.get(path) != whole[path]:
-                found[path].append(origin)
+        changed = await _made(without, sources) if open_paths else None
+        if changed is not None:
+            leaves = _leaves_of(changed, flow)
+            for path in open_paths:
+                if leaves.get(path) != whole[path]:
+                    found[path].append(origin)
     return {path: ", ".join(known) or _otherwise(path, asked) for path, known in found.items()}
 
 
 def _left_out(asked: Asked) -> Iterator[tuple[str, Asked]]:
     """What was said, and the job without it: job variables, the worker's options, then parts of the template."""
-    layers = (asked.context.run.job_variables, asked.deployed, _defaults(asked.template))
+    layers = _layers(asked)
     came_from = origins(asked.template, asked.deployed, asked.context.run.job_variables)
     for name in dict.fromkeys(name.split(".")[0] for layer in layers for name in layer):
         if name == "env":
@@ -64,23 +70,36 @@ def _left_out(asked: Asked) -> Iterator[tuple[str, Asked]]:
         yield "the work pool's template", replace(asked, template=template)
 
 
+def _layers(asked: Asked) -> tuple[Mapping[str, Any], ...]:
+    """Where variables are said, the strongest first."""
+    return asked.context.run.job_variables, asked.deployed, pool_defaults(asked.template)
+
+
 def _env_left_out(asked: Asked, layers: tuple[Mapping[str, Any], ...]) -> Iterator[tuple[str, Asked]]:
     """`env` merges, so each of its variables has an origin of its own."""
+    for name, words in _env_origins(layers).items():
+        yield f"env.{name} ({words})", _without_env(asked, name)
+
+
+def _env_origins(layers: tuple[Mapping[str, Any], ...]) -> dict[str, str]:
     said = ("the flow run's job variables", "the deployment's job variables", "the work pool's default")
     origin: dict[str, str] = {}
     for words, layer in zip(said, layers, strict=True):
         env = layer.get("env")
         names = [*(env if isinstance(env, dict) else ()), *(n[4:] for n in layer if n.startswith("env."))]
         origin = {**dict.fromkeys(names, words), **origin}
-    for name, words in origin.items():
-        yield f"env.{name} ({words})", _without_env(asked, name)
+    return origin
 
 
 def _without_variable(asked: Asked, name: str) -> Asked:
     def rest(variables: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in variables.items() if key.split(".")[0] != name}
 
-    return _changed(asked, rest, lambda properties: properties.get(name, {}).pop("default", None))
+    def remove(properties: dict[str, Any]) -> None:
+        if name in pool_defaults(asked.template):
+            del properties[name]["default"]
+
+    return _changed(asked, rest, remove)
 
 
 def _without_env(asked: Asked, name: str) -> Asked:
@@ -90,30 +109,40 @@ def _without_env(asked: Asked, name: str) -> Asked:
             kept["env"] = {key: value for key, value in kept["env"].items() if key != name}
         return kept
 
-    return _changed(asked, rest, lambda properties: (properties["env"].get("default") or {}).pop(name, None))
+    def remove(properties: dict[str, Any]) -> None:
+        if "env" in pool_defaults(asked.template):
+            properties["env"]["default"].pop(name, None)
+
+    return _changed(asked, rest, remove)
 
 
-def _changed(asked: Asked, rest: Any, change: Any) -> Asked:
+def _changed(asked: Asked, rest: Any, remove: Any) -> Asked:
     template = copy.deepcopy(dict(asked.template))
-    properties = template["variables"].get("properties", {})
-    if properties:
-        change(properties)
+    remove(template["variables"].get("properties"))
     run = replace(asked.context.run, job_variables=rest(asked.context.run.job_variables))
     return replace(asked, template=template, deployed=rest(asked.deployed), context=replace(asked.context, run=run))
 
 
-def _defaults(template: Mapping[str, Any]) -> dict[str, Any]:
-    properties = template["variables"].get("properties", {})
-    return {name: schema["default"] for name, schema in properties.items() if schema.get("default") is not None}
-
-
-async def _leaves_of(asked: Asked, sources: Preview) -> dict[str, Any] | None:
-    """The values of both requests by path; None if nothing can be made of the job."""
+async def _made(asked: Asked, sources: Preview) -> Job | None:
+    """The job; None if nothing can be made of it."""
     try:
         job, _ = await assemble(asked.template, asked.deployed, asked.context, sources)
     except JobInvalid:
         return None
-    return dict(_leaves(as_shown(job)))
+    return job
+
+
+def _leaves_of(job: Job, flow: str) -> dict[str, Any]:
+    """The values of both requests by path. The flow's container is called `flow` there, whatever its name is now."""
+    shown = as_shown(job)
+    name = flow_container_name(job.configuration, job.definition)
+    for container in (
+        *shown.get("RegisterTaskDefinition", {}).get("containerDefinitions", ()),
+        *shown["RunTask"].get("overrides", {}).get("containerOverrides", ()),
+    ):
+        if container.get("name") == name:
+            container["name"] = flow
+    return dict(_leaves(shown))
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -143,6 +172,11 @@ def _paths(template: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
 def _otherwise(path: str, asked: Asked) -> str:
     """What nothing that was left out has changed: said by default, by the run itself, or said twice."""
     name = path.rpartition("[")[2].rstrip("]")
+    in_env = _env_origins(_layers(asked)).get(name)
+    if ".environment[" in path and in_env:
+        return f"env.{name} ({in_env})"
+    if ".environment[" in path and name in asked.context.defaults.env:
+        return "the worker's --env"
     if ".environment[" in path and name in asked.context.inherited_env:
         return "the worker's PREFECT_ settings"
     if ".environment[PREFECT__" in path or ".tags[" in path or path.endswith((".clientToken", ".startedBy")):

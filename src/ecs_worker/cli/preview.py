@@ -9,10 +9,11 @@ from uuid import UUID
 
 from ecs_worker.aws.session import Aws
 from ecs_worker.errors import UserError
-from ecs_worker.job.masking import masked
+from ecs_worker.job.documents import ignored_warning
+from ecs_worker.job.masking import MASK, masked
 from ecs_worker.job.requests import FoundNetwork, definition_digest
 from ecs_worker.lifecycle.define import registration
-from ecs_worker.lifecycle.documents import Documents
+from ecs_worker.lifecycle.documents import S3, Documents, s3_object
 from ecs_worker.lifecycle.render import render_job
 from ecs_worker.lifecycle.sources import PrefectSources
 
@@ -50,11 +51,13 @@ class Asked:
 class Preview:
     """Sources that never ask AWS. `api` None: neither the Prefect server.
 
-    Blocks come without their secrets. `notes` tell what had to be left open, in sentences.
+    Blocks come without their secrets. `notes` tell what had to be left open, in sentences; `unread` are the texts
+    that stand for it.
     """
 
     api: PrefectClient | None
     notes: dict[str, None] = field(default_factory=dict)  # in their order, each once
+    unread: list[str] = field(default_factory=lambda: [MASK])
     _read: dict[object, Any] = field(default_factory=dict)
 
     def region(self, target: AwsTarget) -> str:
@@ -67,9 +70,9 @@ class Preview:
     async def block(self, reference: BlockReference) -> Mapping[str, Any]:
         """The block's data with ******** for secrets; offline a placeholder."""
         if self.api is None:
-            self._note(f"The block {reference} is not read: that takes the Prefect server (--deployment, --flow-run).")
+            text = self._open("block", reference)
             credentials = not reference.name or reference.type_slug == "aws-credentials"
-            return {} if credentials else {"value": f"<block {reference}>"}
+            return {} if credentials else {"value": _Anything(text)}
         if reference not in self._read:
             self._read[reference] = await PrefectSources(self.api, secrets=False).block(reference)
         return dict(self._read[reference])
@@ -77,16 +80,16 @@ class Preview:
     async def variable(self, name: str) -> Any:
         """The variable's value; offline a placeholder."""
         if self.api is None:
-            self._note(f"The variable {name} is not read: that takes the Prefect server (--deployment, --flow-run).")
-            return f"<variable {name}>"
+            return self._open("variable", name)
         if name not in self._read:
             self._read[name] = await PrefectSources(self.api).variable(name)
         return self._read[name]
 
     async def document(self, source: str, path: str) -> Any:
         """A file's content. What is on S3 is left open."""
-        if path.startswith("s3://"):
-            self._note(f"{path} ({source}) is not read, as AWS is not asked: what it says is missing here.")
+        if path.startswith(S3):
+            s3_object(source, path)
+            self.note(f"{path} ({source}) is not read, as AWS is not asked: what it says is missing here.")
             return {}
         if path not in self._read:
             self._read[path] = await Documents(Aws()).read(source, str(Path(path)))
@@ -94,7 +97,7 @@ class Preview:
 
     async def definition(self, target: AwsTarget, name: str) -> Mapping[str, Any] | None:  # noqa: ARG002 - the protocol's
         """Only ECS knows it."""
-        self._note(
+        self.note(
             f"The task definition {name} is not described, as AWS is not asked: its containers and network mode are "
             "presumed to fit, and are not checked."
         )
@@ -105,16 +108,43 @@ class Preview:
         subnets = need.given.get("subnets") or [f"<subnets of {need}>"]
         if not need.inherit:
             return FoundNetwork(subnets)
-        self._note("The security groups and the public address are those of the worker's own task.")
+        self.note("The security groups and the public address are those of the worker's own task.")
         return FoundNetwork(["<subnet of the worker>"], ["<security groups of the worker>"], public_ip=False)
 
-    def _note(self, sentence: str) -> None:
+    def _open(self, kind: str, name: object) -> str:
+        self.note(
+            f"The {kind} {name} is not read: that takes the Prefect server (--deployment, --flow-run). What it is used "
+            "for is not checked, and left out where no text can be."
+        )
+        text = f"<{kind} {name}>"
+        self.unread.append(text)
+        return text
+
+    def note(self, sentence: str) -> None:
+        """Something to tell beside the requests."""
         self.notes[sentence] = None
+
+
+class _Anything(str):
+    """What stands for a block's value stands for each part of it, too."""
+
+    __slots__ = ()
+
+    def __getitem__(self, key: object) -> str:
+        return self
 
 
 async def preview(asked: Asked, sources: Preview) -> dict[str, Any]:
     """Both requests by name, secrets masked. Raises JobInvalid with all problems."""
-    return as_shown(await render_job(asked.template, asked.deployed, asked.context, sources))
+    job = await render_job(asked.template, asked.deployed, asked.context, sources)
+    if warning := ignored_warning(job.configuration):
+        sources.note(warning)
+    if (reused := job.configuration.reused_definition) and job.configuration.derive_task_definition:
+        sources.note(
+            f"derive_task_definition: where the job needs it, the worker registers and runs a changed copy of "
+            f"{reused}. It is not shown, as only AWS knows what is to be changed."
+        )
+    return as_shown(job)
 
 
 def as_shown(job: Job) -> dict[str, Any]:

@@ -218,14 +218,14 @@ def _read(path: Path | None, name: str) -> Mapping[str, Any] | None:
     """A file with a mapping in JSON or YAML. Raises UserError naming what is wrong with it."""
     if path is None:
         return None
-    import yaml  # noqa: PLC0415 - `--help` needs none of this
+    from ecs_worker.lifecycle.documents import parsed  # noqa: PLC0415 - `--help` needs none of this
 
     try:
-        document = yaml.safe_load(path.read_bytes())
+        document = parsed(path.read_bytes())
     except OSError as error:
         raise UserError(f"{name} {path} can't be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise UserError(f"{name} {path} is neither JSON nor YAML: correct it.") from None
+    except ValueError as error:
+        raise UserError(f"{name} {path} {error}: correct it.") from None
     if not isinstance(document, dict):
         raise UserError(f"{name} {path} holds no mapping: write names and values, as JSON or YAML.")
     return document

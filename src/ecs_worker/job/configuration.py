@@ -9,9 +9,10 @@ import re
 import sys
 from dataclasses import dataclass, field, fields
 from datetime import UTC
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Required
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from ecs_worker.errors import JobInvalid
@@ -19,7 +20,7 @@ from ecs_worker.job.template import UNSET, apply_values, placeholders
 from ecs_worker.model import AwsCredentials, AwsTarget, ClaimedRun, Output
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
     from typing import Self
     from uuid import UUID
@@ -62,8 +63,7 @@ def origins(
 
     What the template doesn't ask for has no effect: if there is such a value, it is the template's own.
     """
-    properties = base_job_template.get("variables", {}).get("properties", {})
-    found = {name: "the work pool's default" for name, schema in properties.items() if _default(schema) is not None}
+    found = dict.fromkeys(pool_defaults(base_job_template), "the work pool's default")
     for source, variables in (("the deployment", deployment), ("the flow run", run)):
         found |= {name.split(".")[0]: f"{source}'s job variables" for name in variables or {}}
     asked = {name.split(".")[0] for name in placeholders(base_job_template.get("job_configuration"))} | {"env"}
@@ -87,8 +87,7 @@ def render_configuration(
         raise JobInvalid(
             ["The work pool's base job template has no job_configuration or no variables; reset it to the default."]
         )
-    properties = schema.get("properties") or {}
-    defaults = {name: _default(prop) for name, prop in properties.items() if _default(prop) is not None}
+    defaults = pool_defaults(base_job_template)
     variables = defaults | _expand_dotted(job_variables)
     # `env` alone merges: template < pool defaults < job variables.
     configuration = dict(configuration)
@@ -101,8 +100,13 @@ def render_configuration(
     return rendered
 
 
-def _default(schema: Any) -> Any:
-    return schema.get("default") if isinstance(schema, dict) else None
+def pool_defaults(base_job_template: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template gives for variables that nobody sets. A malformed part of it gives nothing."""
+    schema = base_job_template.get("variables")
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    given = properties.items() if isinstance(properties, dict) else ()
+    defaults = {name: prop.get("default") for name, prop in given if isinstance(prop, dict)}
+    return {name: default for name, default in defaults.items() if default is not None}
 
 
 def _env(value: Any) -> dict[str, Any]:
@@ -165,33 +169,87 @@ _Texts = Annotated[dict[str, str | None], BeforeValidator(_texts)]
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+def _words(value: Any) -> Any:
+    value = _text(value)
+    if value is None or isinstance(value, str | list):
+        return value
+    raise PydanticCustomError("words", "input should be a text or a list of texts")
+
+
 _Object = dict[str, Any]
-_Environment = Annotated[list[_Object], _items("name")]
 
 if TYPE_CHECKING:
     _Container = dict[str, Any]
+    _Credentials = dict[str, Any]
     _Definition = dict[str, Any]
+    _DefinitionPatch = dict[str, Any]
+    _Network = dict[str, Any]
     _RunTask = dict[str, Any]
 else:
     # The shape of what this package reads in the templates' ECS requests; everything else passes through unread.
+    class _Named(TypedDict, total=False, extra_items=Any):
+        name: _Text
+
+    class _Tag(TypedDict, total=False, extra_items=Any):
+        key: Required[Annotated[str, BeforeValidator(_text)]]
+        value: _Text
+
+    class _Log(TypedDict, total=False, extra_items=Any):
+        options: _Object | None
+
     class _Container(TypedDict, total=False, extra_items=Any):
+        name: _Text
         image: _Text
-        environment: _Environment
-        secrets: list[_Object] | None
-        logConfiguration: _Object | None
+        command: Annotated[Any, BeforeValidator(_words)]
+        environment: Annotated[list[_Named], _items("name")]
+        environmentFiles: list[_Object] | None
+        secrets: list[_Named] | None
+        logConfiguration: _Log | None
+        linuxParameters: _Object | None
+        mountPoints: list[_Object] | None
+        resourceRequirements: list[_Object] | None
 
     class _Definition(TypedDict, total=False, extra_items=Any):
         containerDefinitions: list[_Container] | None
         family: _Text
+        requiresCompatibilities: list[str] | None
+        runtimePlatform: _Object | None
+        tags: Annotated[list[_Tag], _items("key")]
+        volumes: list[_Named] | None
+
+    class _DefinitionPatch(_Definition, total=False, extra_items=Any):
+        containerDefinitions: list[_Container]  # a null would remove the flow's, too
 
     class _Overrides(TypedDict, total=False, extra_items=Any):
         containerOverrides: list[_Container] | None
 
+    class _Vpc(TypedDict, total=False, extra_items=Any):
+        subnets: list[str] | None
+        securityGroups: list[str] | None
+
+    class _Network(_Vpc, total=False, extra_items=Any):
+        awsvpcConfiguration: _Vpc | None
+
+    class _Provider(TypedDict, total=False, extra_items=Any):
+        capacityProvider: _Text
+
     class _RunTask(TypedDict, total=False, extra_items=Any):
         taskDefinition: _Text
         overrides: _Overrides | None
-        tags: Annotated[list[_Object], _items("key")]
-        capacityProviderStrategy: list[_Object] | None
+        networkConfiguration: _Network | None
+        tags: Annotated[list[_Tag], _items("key")]
+        capacityProviderStrategy: list[_Provider] | None
+        volumeConfigurations: list[_Named] | None
+
+    class _Credentials(TypedDict, total=False, extra_items=Any):
+        aws_access_key_id: _Text
+        aws_secret_access_key: _Text
+        aws_session_token: _Text
+        profile_name: _Text
+        region_name: _Text
+        assume_role_arn: _Text
+        assume_role_kwargs: _Object | None
+        aws_client_parameters: _Object | None
 
 
 class Volume(BaseModel):
@@ -235,13 +293,13 @@ class JobConfiguration(BaseModel):
     env: _Texts = Field(default={}, repr=False)
     labels: _Texts = Field(default={})
     name: _Text = None
-    aws_credentials: dict[str, Any] = Field(default={}, repr=False)
+    aws_credentials: _Credentials = Field(default={}, repr=False)
     task_definition: _Definition = Field(default={}, repr=False)
     task_run_request: _RunTask = Field(default={}, repr=False)
     configure_cloudwatch_logs: bool = False
     cloudwatch_logs_options: _Texts = Field(default={})
     cloudwatch_logs_prefix: _Text = None
-    network_configuration: dict[str, Any] = Field(default={})
+    network_configuration: _Network = Field(default={})
     stream_output: bool = False
     task_start_timeout_seconds: _Seconds = 0
     task_watch_poll_interval: _Seconds = 0
@@ -287,7 +345,7 @@ class JobConfiguration(BaseModel):
     task_definition_path: _Text = None
     run_task_kwargs: _RunTask = Field(default={}, repr=False)
     run_task_kwargs_path: _Text = None
-    task_definition_patch: _Definition = Field(default={}, repr=False)
+    task_definition_patch: _DefinitionPatch = Field(default={}, repr=False)
     container_patch: _Container = Field(default={}, repr=False)
     run_task_patch: _RunTask = Field(default={}, repr=False)
 
@@ -308,12 +366,20 @@ class JobConfiguration(BaseModel):
         return configuration
 
     @classmethod
-    def salvage(cls, rendered: Mapping[str, Any], came_from: Mapping[str, str] | None = None) -> tuple[Self, list[str]]:
-        """The configuration without what can't be used, and a sentence for each such value."""
+    def salvage(
+        cls, rendered: Mapping[str, Any], came_from: Mapping[str, str] | None = None, unread: Sequence[str] = ()
+    ) -> tuple[Self, list[str]]:
+        """The configuration without what can't be used, and a sentence for each such value.
+
+        `unread` are texts that stand for unknown values: they are left out where no text can be.
+        """
         try:
             return cls.model_validate(rendered), []
         except ValidationError as error:
             problems = error.errors(include_url=False, include_context=False)
+        for problem in problems:
+            if problem["input"] in unread:
+                return cls.salvage(_without(rendered, problem["loc"]), came_from, unread)
         wrong = {problem["loc"][0] for problem in problems}
         rest = cls.model_validate({name: value for name, value in rendered.items() if name not in wrong})
         return rest, [_sentence(problem, rendered, came_from or {}) for problem in problems]
@@ -355,6 +421,17 @@ class JobConfiguration(BaseModel):
 def _given(values: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
     """Without what is null or says what is so anyway."""
     return {key: value for key, value in values.items() if value is not None and value != defaults.get(key)}
+
+
+def _without(value: Any, path: Sequence[str | int]) -> Any:
+    """A copy of nested dicts and lists without what stands at `path`."""
+    first, *rest = path
+    copied: Any = list(value) if isinstance(value, list) else dict(value)
+    if rest:
+        copied[first] = _without(copied[first], rest)
+    else:
+        del copied[first]
+    return copied
 
 
 def _sentence(problem: Any, rendered: Mapping[str, Any], came_from: Mapping[str, str]) -> str:

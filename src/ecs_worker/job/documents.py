@@ -11,12 +11,12 @@ from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import JobConfiguration
 from ecs_worker.job.names import LONGEST_NAME, ecs_name
 from ecs_worker.job.options import given_network, network_variable, patch
-from ecs_worker.job.requests import CAPACITY, cleaned, flow_container_name
+from ecs_worker.job.requests import CAPACITY, cleaned, definition_digest, flow_container_name, prepare_definition
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ecs_worker.job.configuration import WorkerDefaults
+    from ecs_worker.job.configuration import FlowRunContext, WorkerDefaults
 
 # The agent's rule: the flow runs in the container of the first of these names, or in a new one of the first name.
 _AGENT_CONTAINERS = ("flow", "prefect")
@@ -141,11 +141,22 @@ def _below(arguments: Mapping[str, Any], configuration: JobConfiguration, contai
     return patch(taken, said)
 
 
-def derived(configuration: JobConfiguration, described: Mapping[str, Any], container: str) -> JobConfiguration:
+def derived(
+    configuration: JobConfiguration, described: Mapping[str, Any], context: FlowRunContext
+) -> JobConfiguration | None:
     """For `derive_task_definition`: the reused definition as the base of our own, in a family of its own.
 
-    `described` is the reused definition as ECS describes it, `container` the one that runs the flow.
+    None if the job would change nothing of it. `described` is the reused definition as ECS describes it. Raises
+    JobInvalid for a size that can't be read.
     """
+    plain = JobConfiguration(task_run_request=configuration.task_run_request)
+    changed, unchanged = _on(described, configuration), _on(described, plain)
+    digests = {definition_digest(prepare_definition(made, context) or {}) for made in (changed, unchanged)}
+    return changed if len(digests) > 1 else None
+
+
+def _on(described: Mapping[str, Any], configuration: JobConfiguration) -> JobConfiguration:
+    container = flow_container_name(configuration, described)
     base = {key: value for key, value in described.items() if key != "compatibilities"}
     base["family"] = ecs_name(str(described.get("family", "")))[: LONGEST_NAME - len(_DERIVED)] + _DERIVED
     request = {key: value for key, value in configuration.task_run_request.items() if key != "taskDefinition"}
@@ -154,14 +165,26 @@ def derived(configuration: JobConfiguration, described: Mapping[str, Any], conta
 
 def ignored_variables(configuration: JobConfiguration) -> list[str]:
     """Job variables that have no effect because the task definition is reused as it is."""
-    if not configuration.reused_definition:
+    if not configuration.reused_definition or configuration.derive_task_definition:
         return []
-    names = [name for name in _CHANGE_THE_DEFINITION if getattr(configuration, name)]
+    fields = JobConfiguration.model_fields
+    given = [name for name in _CHANGE_THE_DEFINITION if getattr(configuration, name) != fields[name].default]
+    names = [name.removeprefix("inline_") for name in given]
     rendered = configuration.task_definition
     containers = rendered.get("containerDefinitions") or []
     names += ["image"] * any(container.get("image") for container in containers)
     names += ["family"] * bool(rendered.get("family"))
     return sorted(names)
+
+
+def ignored_warning(configuration: JobConfiguration) -> str:
+    """One sentence about all `ignored_variables`; empty if there are none."""
+    if not (ignored := ignored_variables(configuration)):
+        return ""
+    return (
+        f"The task definition {configuration.reused_definition} is used as it is, without effect of "
+        f"{', '.join(ignored)}: leave that out, or set derive_task_definition."
+    )
 
 
 _CHANGE_THE_DEFINITION = (

@@ -6,20 +6,26 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 MASK = "********"
-_SECRET = re.compile(r"secret|token|key|passw|pwd|auth|credential|headers|private|dsn", re.IGNORECASE)
+_SUSPICIOUS = "(?:secret|token|key|pass|pwd|(?<![a-z])pat(?![a-z])|auth|credential|headers|private|dsn)"
+_SECRET = re.compile(_SUSPICIOUS, re.IGNORECASE)
+# In a command: `NAME=value`, `--name=value` and, in a shell's text, `--name value`.
+_SECRET_WORD = re.compile(
+    rf"((?<![\w-])[\w-]*{_SUSPICIOUS}[\w-]*=|(?<!\S)-[\w-]*{_SUSPICIOUS}[\w-]*\s+)\S+", re.IGNORECASE
+)
 _PASSWORD_IN_URL = re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]+@")
 # Maps of free names to texts that ECS hands to drivers and to Docker.
 _MAPS = {"options", "driverOpts", "dockerLabels"}
+_COMMANDS = {"command", "entryPoint"}
 
 
 class Hidden:
-    """Texts that came out of blocks and Prefect variables: no message may repeat them."""
+    """Texts that came out of blocks and Prefect variables: no message may repeat them, `but` for those given."""
 
-    def __init__(self, *sources: Any) -> None:
-        found = {text.strip() for source in sources for text in _texts(source)} - {""}
+    def __init__(self, *sources: Any, but: Iterable[str] = ()) -> None:
+        found = {text.strip() for source in sources for text in _texts(source)} - {"", *but}
         # As they are, and as Python quotes them; the longer first, as one may hold another.
         forms = sorted(found | {repr(text)[1:-1] for text in found}, key=len, reverse=True)
         patterns = [re.escape(text) if len(text) >= _LONG else rf"(?<!\w){re.escape(text)}(?!\w)" for text in forms]
@@ -52,7 +58,10 @@ def masked(request: Any) -> Any:
     if isinstance(request, dict):
         if isinstance(request.get("name"), str) and isinstance(request.get("value"), str):
             return {**request, "value": _value(request["name"], request["value"])}
-        return {key: _map(value) if key in _MAPS else masked(value) for key, value in request.items()}
+        return {
+            key: _map(value) if key in _MAPS else _command(value) if key in _COMMANDS else masked(value)
+            for key, value in request.items()
+        }
     if isinstance(request, list):
         return [masked(item) for item in request]
     return _text(request) if isinstance(request, str) else request
@@ -64,6 +73,16 @@ def _map(values: Any) -> Any:
     return {
         name: _value(str(name), value) if isinstance(value, str) else masked(value) for name, value in values.items()
     }
+
+
+def _command(words: Any) -> Any:
+    if not isinstance(words, list):
+        return masked(words)
+    shown = [_SECRET_WORD.sub(rf"\1{MASK}", masked(word)) if isinstance(word, str) else word for word in words]
+    for number, option in enumerate(words[:-1]):
+        if isinstance(option, str) and re.fullmatch(r"-[\w-]+", option) and _SECRET.search(option):
+            shown[number + 1] = MASK
+    return shown
 
 
 def _value(name: str, value: str) -> str:

@@ -109,7 +109,8 @@ def environment_files(arns: Iterable[str]) -> list[dict[str, str]]:
 
 def network_variable(configuration: JobConfiguration) -> dict[str, Any]:
     """The variable network_configuration; RunTask's wrapping of it is tolerated."""
-    return dict(configuration.network_configuration.get("awsvpcConfiguration", configuration.network_configuration))
+    network = configuration.network_configuration
+    return dict((network["awsvpcConfiguration"] or {}) if "awsvpcConfiguration" in network else network)
 
 
 def given_network(configuration: JobConfiguration) -> dict[str, Any]:

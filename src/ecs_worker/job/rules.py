@@ -16,7 +16,6 @@ from ecs_worker.job import container_rules
 from ecs_worker.job.container_rules import repeated
 from ecs_worker.job.masking import Hidden
 from ecs_worker.job.names import LONGEST_TAG_KEY, LONGEST_TAG_VALUE, container_slug
-from ecs_worker.job.options import network_variable
 from ecs_worker.job.requests import (
     CAPACITY,
     DEFAULT_CONTAINER,
@@ -131,12 +130,6 @@ def usable(configuration: JobConfiguration, came_from: Mapping[str, str]) -> tup
         "task_definition": definition,
         "task_run_request": {**configuration.task_run_request, "overrides": overrides},
     }
-    network = network_variable(configuration)
-    single = [key for key in ("subnets", "securityGroups") if not isinstance(network.get(key, []), list)]
-    if single:
-        origin = _origin(came_from, "network_configuration")
-        problems |= {f"{key} is {network[key]!r}{origin}, but ECS wants a list; write one.": None for key in single}
-        changes["network_configuration"] = {key: value for key, value in network.items() if key not in single}
     if (problem := _lost_container(configuration, came_from)) is not None:
         problems[problem] = None
         changes["container_name"] = None
@@ -349,9 +342,7 @@ def _network(job: Job) -> Iterator[str]:
     for key, variable, most in limits:
         came_from = job.source(variable, "network_configuration", "run_task_kwargs", "run_task_patch")
         given = vpc.get(key) or []
-        if not isinstance(given, list):
-            yield f"{key}{came_from} is {given!r}, but ECS wants a list; write one."
-        elif len(given) > most:
+        if len(given) > most:
             yield f"The network configuration has {len(given)} {key}{came_from}, but ECS allows {most}; name fewer."
 
 

@@ -22,7 +22,7 @@ FARGATE: dict[int, tuple[int, ...]] = {
     32768: (60 * _GIB, 120 * _GIB, 244 * _GIB),
 }
 
-_AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)\s*", re.IGNORECASE)
+_AMOUNT = re.compile(r"\s*(\d{1,9}(?:\.\d+)?|\.\d+)\s*([a-z]*)\s*", re.IGNORECASE)
 _CPU_UNITS = {"": 1, "vcpu": 1024, "vcpus": 1024}
 _MEMORY_UNITS = {"": 1, "mb": 1, "mib": 1, "gb": _GIB, "gib": _GIB}
 
@@ -42,7 +42,7 @@ def _amount(name: str, value: object, origin: str, units: dict[str, int], remedy
     unit = units.get(match[2].lower()) if match else None
     amount = float(match[1]) * unit if match and unit else 0
     if not amount or amount != int(amount):
-        raise JobInvalid([f"{name} is {value!r}{origin}, which is no amount; write {remedy}."])
+        raise JobInvalid([f"{name} is {value!r:.80}{origin}, which is no amount; write {remedy}."])
     return int(amount)
 
 

@@ -94,4 +94,4 @@ class Define:
 def registration(definition: Mapping[str, Any], digest: str) -> tuple[dict[str, Any], dict[str, str]]:
     """RegisterTaskDefinition's request without tags, and the tags, the digest among them."""
     request = {name: value for name, value in definition.items() if name != "tags"}
-    return request, {tag["key"]: tag["value"] for tag in definition.get("tags", ())} | {DIGEST_TAG: digest}
+    return request, {tag["key"]: tag.get("value", "") for tag in definition.get("tags", ())} | {DIGEST_TAG: digest}

@@ -24,7 +24,7 @@ from ecs_worker.job.configuration import (
 from ecs_worker.job.documents import (
     derived,
     document_origins,
-    ignored_variables,
+    ignored_warning,
     paths,
     with_default_arguments,
     with_documents,
@@ -46,7 +46,7 @@ from ecs_worker.lifecycle.sources import Live
 from ecs_worker.model import LaunchRequest, Placement
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from uuid import UUID
 
     from ecs_worker.aws.session import Aws
@@ -109,8 +109,8 @@ class Render:
         deployed = deployment.job_variables if deployment is not None else {}
         job = await render_job(self._surroundings.pool.base_job_template, deployed, context, self._sources)
         configuration = job.configuration
-        if ignored := ignored_variables(configuration):
-            log.warning("%s reuses a task definition as it is: %s have no effect.", run.name, ", ".join(ignored))
+        if warning := ignored_warning(configuration):
+            log.warning("%s: %s", run.name, warning)
         return LaunchRequest(
             placement=_placement(job),
             definition=configuration.reused_definition or job.definition,
@@ -166,7 +166,12 @@ async def render_job(
     problem that could be found, and what `sources` raise.
     """
     job, problems = await assemble(template, deployed, context, sources)
-    problems += map(job.hidden.hide, problems_of(job))
+    try:
+        problems += map(job.hidden.hide, _tellable(problems_of(job), sources))
+    except JobInvalid as error:  # a rule can't read a size that a patch has put in
+        problems += map(job.hidden.hide, error.problems)
+    except _UNFORESEEN as error:
+        problems.append(_unforeseen(error))
     if problems:
         raise JobInvalid(problems)
     return job
@@ -183,7 +188,7 @@ async def assemble(
     variables = merge_job_variables(deployed, context.run.job_variables)
     unresolved = render_configuration(template, variables, os.environ)
     rendered, hidden = await _resolved(unresolved, sources)
-    configuration, problems = JobConfiguration.salvage(rendered, came_from)
+    configuration, problems = JobConfiguration.salvage(rendered, came_from, sources.unread)
     try:
         context = replace(context, region=sources.region(configuration.target))
         defaults = context.defaults
@@ -197,11 +202,11 @@ async def assemble(
             reused = await sources.definition(configuration.target, name)
             described = reused is not None
         configuration = with_default_arguments(configuration, contents, defaults, reused)
-        if reused is not None and configuration.derive_task_definition:
-            container = flow_container_name(configuration, reused)
-            configuration, reused = derived(configuration, reused, container), None
         configuration, unusable = usable(configuration, came_from)
         problems += unusable
+        if reused is not None and configuration.derive_task_definition:
+            changed = derived(configuration, reused, context)
+            configuration, reused = (configuration, reused) if changed is None else (changed, None)
         confidential = _changed(unresolved.get("env"), rendered.get("env"))
         definition = reused or prepare_definition(configuration, context, confidential)
         if definition is None:
@@ -210,12 +215,33 @@ async def assemble(
         network = network_configuration(need, await sources.network(configuration.target, need)) if need else None
         run_task = prepare_run_task(configuration, context, definition, network)
     except JobInvalid as error:
-        raise JobInvalid([hidden.hide(problem) for problem in (*problems, *error.problems)]) from None
+        found = [*problems, *error.problems]
+        raise JobInvalid([hidden.hide(problem) for problem in _tellable(found, sources) or found]) from None
+    except _UNFORESEEN as error:
+        raise JobInvalid([*map(hidden.hide, problems), _unforeseen(error)]) from None
     except EcsWorkerError as error:
         error.args = (hidden.hide(str(error)),)
         raise
     job = Job(configuration, context, definition, run_task, came_from, described, hidden)
-    return job, [hidden.hide(problem) for problem in problems]
+    return job, [hidden.hide(problem) for problem in _tellable(problems, sources)]
+
+
+def _tellable(problems: Sequence[str], sources: Sources) -> list[str]:
+    """Without those that are only told of a text that stands for an unknown value."""
+    return [problem for problem in problems if not any(text in problem for text in sources.unread)]
+
+
+# What a value in a shape that nobody thought of may raise: the last resort, as the job's author can mend it.
+_UNFORESEEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+def _unforeseen(error: Exception) -> str:
+    log.debug("No request can be made of the job.", exc_info=error)
+    # Not what the error says: it may quote a secret.
+    return (
+        f"No request can be made of the job ({type(error).__name__}): a job variable, the pool's template or a file "
+        "that it names has a value of another kind than ECS takes there; compare them with ECS's API reference."
+    )
 
 
 async def _resolved(rendered: Any, sources: Sources) -> tuple[Any, Hidden]:
@@ -228,7 +254,7 @@ async def _resolved(rendered: Any, sources: Sources) -> tuple[Any, Hidden]:
     values = {name: await sources.variable(name) for name in names}
     if values:
         rendered = resolve_variables(rendered, {name: value for name, value in values.items() if value is not UNSET})
-    return rendered, Hidden(*documents.values(), values)
+    return rendered, Hidden(*documents.values(), values, but=sources.unread)
 
 
 def _changed(before: Any, after: Any) -> set[str]:

@@ -16,7 +16,7 @@ from ecs_worker.lifecycle.cache import Lookups
 from ecs_worker.lifecycle.documents import Documents
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ecs_worker.aws.ecs import Definition
     from ecs_worker.aws.session import Aws
@@ -30,6 +30,10 @@ FRESH = 300.0  # seconds for networks and reused definitions, which hardly chang
 
 class Sources(Protocol):
     """What rendering has to ask. Methods raise JobInvalid for what the user must mend, PrefectError and AwsError."""
+
+    @property
+    def unread(self) -> Sequence[str]:
+        """Texts that stand for what was not asked for: what is wrong with them can't be told."""
 
     def region(self, target: AwsTarget) -> str:
         """The Region that the target's tasks run in; empty if none is known."""
@@ -52,6 +56,8 @@ class Sources(Protocol):
 
 class PrefectSources:
     """What the Prefect server knows. `secrets` False: blocks' secrets come as ********."""
+
+    unread: Sequence[str] = ()
 
     def __init__(self, api: PrefectClient, *, secrets: bool = True) -> None:
         self._api = api

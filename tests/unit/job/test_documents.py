@@ -9,7 +9,14 @@ import pytest
 
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import FlowRunContext, JobConfiguration, WorkerDefaults, render_configuration
-from ecs_worker.job.documents import derived, ignored_variables, paths, with_default_arguments, with_documents
+from ecs_worker.job.documents import (
+    derived,
+    ignored_variables,
+    ignored_warning,
+    paths,
+    with_default_arguments,
+    with_documents,
+)
 from ecs_worker.job.requests import network_need, prepare_definition, prepare_run_task
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.model import ClaimedRun
@@ -123,13 +130,59 @@ def test_a_derived_definition_changes_a_copy_in_its_own_family() -> None:
     }
     configuration = load({"task_definition_arn": "theirs:4", "image": "b", "linux_init": True})
     assert ignored_variables(configuration) == ["image", "linux_init"]
-    definition, request = build(derived(configuration, described, "app"))
+    changed = derived(configuration, described, CONTEXT)
+    assert changed is not None
+    definition, request = build(changed)
     assert definition["family"] == "theirs-derived"
     assert definition["containerDefinitions"] == [
         {"name": "app", "image": "b", "linuxParameters": {"initProcessEnabled": True}}
     ]
     assert "taskDefinition" not in request
     assert ignored_variables(load({"image": "b"})) == []
+
+
+@pytest.mark.parametrize(
+    ("variables", "differs"),
+    [
+        ({}, False),
+        ({"image": "a", "env": {"A": "1"}, "command": "run", "container_name": "app", "labels": {"a": "b"}}, False),
+        ({"env": {"A": "x" * 9000}}, True),
+        ({"image": "b"}, True),
+        ({"container_name": "other"}, True),
+        ({"readonly_root_filesystem": False}, True),
+    ],
+)
+def test_only_what_differs_is_derived(variables: dict[str, Any], differs: bool) -> None:
+    described = {
+        "family": "theirs",
+        "cpu": "256",
+        "memory": "512",
+        "networkMode": "awsvpc",
+        "status": "ACTIVE",
+        "containerDefinitions": [
+            {"name": "app", "image": "a", "cpu": 0, "environment": [{"name": "B", "value": "2"}], "portMappings": []}
+        ],
+    }
+    configuration = load({"task_definition_arn": "theirs:4", "derive_task_definition": True, **variables})
+    assert (derived(configuration, described, CONTEXT) is not None) is differs
+
+
+def test_variables_without_effect_are_named_also_where_they_say_no() -> None:
+    said = {
+        "readonly_root_filesystem": False,
+        "linux_init": False,
+        "stop_timeout_seconds": 0,
+        "task_definition": {"cpu": 1},
+    }
+    reused = {"task_definition_arn": "theirs:4", **said}
+    assert ignored_variables(load(reused)) == sorted(said)
+    assert ignored_variables(load({"task_definition_arn": "theirs:4", "configure_cloudwatch_logs": False})) == []
+    assert ignored_variables(load(reused | {"derive_task_definition": True})) == []
+    assert ignored_warning(load(reused)) == (
+        "The task definition theirs:4 is used as it is, without effect of linux_init, readonly_root_filesystem, "
+        "stop_timeout_seconds, task_definition: leave that out, or set derive_task_definition."
+    )
+    assert ignored_warning(load({"task_definition_arn": "theirs:4"})) == ""
 
 
 DEFAULTS = WorkerDefaults(task_definition_path="d", run_task_kwargs_path="k")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from ecs_worker.job.masking import MASK, Hidden, masked
 
 
@@ -34,9 +38,32 @@ def test_values_under_secret_names_and_passwords_in_urls_are_masked() -> None:
     assert "hunter2" in str(request), "a copy is masked"
 
 
+@pytest.mark.parametrize(
+    ("name", "is_secret"),
+    [("DB_PASS", True), ("PASSPHRASE", True), ("GITHUB_PAT", True), ("pat", True), ("PATH", False), ("PATTERN", False)],
+)
+def test_names_that_sound_secret(name: str, is_secret: bool) -> None:
+    shown = masked({"environment": [{"name": name, "value": "hunter2"}]})
+    assert shown["environment"][0]["value"] == (MASK if is_secret else "hunter2")
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (["run", "--token", "hunter2", "--all"], ["run", "--token", MASK, "--all"]),
+        (["run", "--api-key=hunter2", "x"], ["run", f"--api-key={MASK}", "x"]),
+        (["sh", "-c", "DB_PASS=hunter2 run --token hunter2 x"], ["sh", "-c", f"DB_PASS={MASK} run --token {MASK} x"]),
+        (["prefect", "flow-run", "execute", "monkey"], ["prefect", "flow-run", "execute", "monkey"]),
+    ],
+)
+def test_secrets_in_commands(command: Any, shown: Any) -> None:
+    assert masked({"command": command}) == {"command": shown}
+
+
 def test_what_came_out_of_blocks_is_hidden() -> None:
     hidden = Hidden({"value": "long secret", "inner": [{"pin": "12"}], "number": 5}, {"v": "line\nbreak"}, {"none": ""})
     assert hidden.hide("cpu is 'long secret', gpu is 'xlong secrets'") == f"cpu is '{MASK}', gpu is 'x{MASK}s'"
     assert hidden.hide("pin '12' of 4123 in 5") == f"pin '{MASK}' of 4123 in 5"
     assert hidden.hide(f"{'line' + chr(10) + 'break'!r}") == f"'{MASK}'"
+    assert Hidden({"v": "<shown>", "w": "hunter2"}, but=["<shown>"]).hide("<shown> hunter2") == f"<shown> {MASK}"
     assert Hidden().hide("all") == "all"

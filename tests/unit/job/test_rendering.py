@@ -17,7 +17,7 @@ from ecs_worker.lifecycle.render import render_job
 from ecs_worker.model import ClaimedRun
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ecs_worker.job.requests import NetworkNeed
     from ecs_worker.job.rules import Job
@@ -47,6 +47,7 @@ class Holdings:
     variables: Mapping[str, Any] = field(default_factory=dict)
     described: Mapping[str, Any] | None = None
     documents: Mapping[str, Any] = field(default_factory=dict)
+    unread: Sequence[str] = ()
 
     def region(self, _: AwsTarget) -> str:
         return "eu-west-1"
@@ -100,7 +101,7 @@ async def test_a_reused_definition_that_fargate_can_t_run_goes_where_the_cluster
     }
     job = await rendered({"task_definition_arn": "f:1", "launch_type": None}, described=described)
     assert not job.run_task.keys() & {"launchType", "capacityProviderStrategy", "networkConfiguration"}
-    derived = {"task_definition_arn": "f:1", "launch_type": "EC2", "derive_task_definition": True}
+    derived = {"task_definition_arn": "f:1", "launch_type": "EC2", "image": "i:2", "derive_task_definition": True}
     job = await rendered(derived, described=described)
     assert "compatibilities" not in job.definition
 

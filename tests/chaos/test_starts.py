@@ -107,3 +107,17 @@ async def test_a_flow_that_has_begun_is_never_started_again(arena: Arena) -> Non
     ended = await arena.ends(run, "CRASHED")
     assert "Spot" in ended["state"]["message"]
     assert len(arena.tasks_of(run)) == 1
+
+
+async def test_after_spot_was_taken_from_a_flow_its_retry_goes_without(arena: Arena) -> None:
+    arena.aws.ecs.scripts.default = TaskScript(flow=FlowScript(seconds=0.2))
+    run = await arena.run_with(launch_type="FARGATE_SPOT", spot_fallback=True)
+    lost = spot_interruption(600, flow=FlowScript(seconds=1, ends_as=None), exit_code=143)
+    arena.aws.script(ScriptRule(containing=run, script=lost, nth=(1,)))
+    arena.worker("first")
+    await arena.ends(run, "CRASHED")
+    await arena.admin.set_state(run, "SCHEDULED", force=True)
+    await arena.ends(run, "COMPLETED", seconds=60)
+    first, second = arena.tasks_of(run)
+    assert first.document["capacityProviderName"] == "FARGATE_SPOT"
+    assert second.document.get("capacityProviderName") != "FARGATE_SPOT"

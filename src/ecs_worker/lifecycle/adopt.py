@@ -23,7 +23,7 @@ import anyio
 
 from ecs_worker.errors import AwsError, JobInvalid, PrefectError, PrefectNotFound, UserError
 from ecs_worker.job.classify import NO_CLUSTER, Kind, classify
-from ecs_worker.lifecycle.claim import claimant, claims, ended_before, take_back
+from ecs_worker.lifecycle.claim import SPOT_LOST, claimant, claims, ended_before, take_back
 from ecs_worker.lifecycle.launch import WORKER_LABEL
 from ecs_worker.lifecycle.ledger import Held
 from ecs_worker.lifecycle.report import task_of
@@ -116,7 +116,12 @@ def as_held(run: FlowRun, claim: Claimed | None) -> Held:
         tags=run.tags,
         document=run.document,
     )
-    return Held(claimed, phase=Phase.CLAIMED, lease_id=claim.lease_id if claim is not None else None)
+    return Held(
+        claimed,
+        phase=Phase.CLAIMED,
+        lease_id=claim.lease_id if claim is not None else None,
+        on_demand=bool(run.labels.get(SPOT_LOST)),
+    )
 
 
 async def placement_of(render: Render, run: ClaimedRun, identifier: str) -> Placement:

@@ -43,6 +43,10 @@ WAITING = "InfrastructurePending"
 """Prefect's name for the sub-state of Pending that says what a launch waits for."""
 
 
+SPOT_LOST = "ecs-worker.spot-lost"
+"""A label of runs with `spot_fallback` whose Spot capacity was taken away: the next task goes without."""
+
+
 def waiting_id(claim_id: UUID, kind: Kind) -> UUID:
     """The transition id of the sub-state that tells of that obstacle: it, too, says whose claim it is.
 
@@ -100,7 +104,7 @@ class Claim:
             tags=scheduled.tags,
             document=scheduled.document,
         )
-        held = Held(run)
+        held = Held(run, on_demand=bool(scheduled.labels.get(SPOT_LOST)))
         self._ledger.take(held)
         state = None
         try:

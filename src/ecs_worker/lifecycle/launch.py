@@ -206,8 +206,9 @@ class Launch:
         run = held.run
         ecs = await self._aws.ecs(request.placement.target)
         await self.while_wanted(lambda: self._turn(held, ecs))
+        on_demand = held.on_demand and request.placement.spot_fallback
         asked: dict[str, Any] = {
-            **(without_spot(request.run_task) if held.on_demand else request.run_task),
+            **(without_spot(request.run_task) if on_demand else request.run_task),
             "taskDefinition": arn,
             "clientToken": run.client_token(held.attempt),
             "startedBy": run.started_by,

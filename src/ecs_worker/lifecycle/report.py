@@ -18,7 +18,7 @@ import anyio
 from ecs_worker.errors import PrefectError, PrefectNotFound
 from ecs_worker.job.classify import Kind, classify
 from ecs_worker.job.diagnose import diagnose
-from ecs_worker.lifecycle.claim import of_claim, still_pending
+from ecs_worker.lifecycle.claim import SPOT_LOST, of_claim, still_pending
 from ecs_worker.model import Phase
 from ecs_worker.prefect_api.schemas import ProposedState, StateType, Verdict
 
@@ -189,6 +189,8 @@ class Report:
             stopped_for=held.in_phase_for,
             grace=self._grace_of(held),
         )
+        if decision in {Decision.FORGET, Decision.CRASH} and run is not None:
+            await self._remember_spot(held)
         match decision:
             case Decision.WAIT:
                 pass
@@ -208,6 +210,16 @@ class Report:
                 if now is not None and now.state_type is StateType.PENDING and held.run.run_id not in self._ledger:
                     self._logs.show_last(held)
 
+    async def _remember_spot(self, held: Held) -> None:
+        """Should the run be scheduled once more, its next claim, by whichever worker, goes without Spot."""
+        lost = held.task is not None and held.task.stop_code in SPOT
+        if lost and held.placement is not None and held.placement.spot_fallback and not held.on_demand:
+            held.on_demand = True
+            try:
+                await self._api.label_run(held.run.run_id, {SPOT_LOST: True})
+            except PrefectError as error:
+                log.debug("%s has no label for its lost Spot capacity: %s", held.run.name, error)  # 2.20 has none
+
     def _start_again(self, held: Held) -> None:
         """Launch another task. The run stays Pending by the same claim; the attempt gets a token of its own."""
         assert held.task is not None, "a task has failed to start"
@@ -217,7 +229,6 @@ class Report:
         self._feed.tell(held.run, message, level=logging.WARNING)
         self._logs.show_last(held)
         held.attempt += 1
-        held.on_demand = held.on_demand or (held.placement.spot_fallback and held.task.stop_code in SPOT)
         held.task = None
         held.identifier_written = False
         held.enter(Phase.CLAIMED)

@@ -210,7 +210,7 @@ async def test_yaml_says_what_json_could(tmp_path: Path) -> None:
         (("-d", "a/b"), "There is no deployment 'a/b'"),
         (("--flow-run", "00000000-0000-0000-0000-000000000000"), "There is no flow run"),
         (("--job-variables", "absent.json"), "--job-variables absent.json can't be read: No such file"),
-        (("--job-variables", "broken.json"), "--job-variables broken.json is neither JSON nor YAML"),
+        (("--job-variables", "broken.json"), "--job-variables broken.json is neither YAML nor JSON"),
         (("--job-variables", "endless.json"), "--job-variables endless.json says what JSON can't"),
         (("--job-variables", "list.json"), "--job-variables list.json holds no mapping"),
         (("--job-variables", "ok.json", "--launch-type", "MOON"), "--launch-type is 'MOON'"),

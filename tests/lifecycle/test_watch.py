@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ecs_worker.model import Phase
-from simulator import What, fault
+from simulator import TaskScript, What, fault
 
 if TYPE_CHECKING:
     from lifecycle.conftest import Scene
@@ -54,3 +54,43 @@ async def test_a_throttle_in_disguise_makes_no_task_missing(scene: Scene) -> Non
     scene.aws.fault(fault(What.DISGUISED_THROTTLE, action="DescribeTasks"))
     await scene.watch()
     assert held.missing_since is None
+
+
+async def test_a_task_that_never_shows_is_stopped_and_not_launched_again(scene: Scene) -> None:
+    scene.aws.ecs.scripts.default = TaskScript(missing=3600, provisioning=7200)
+    held = await scene.launched("PENDING", start_attempts=3)
+    await scene.watch()
+    await scene.watch(later=GRACE)
+    (task,) = scene.aws.launched
+    assert task.stopping
+    assert "did not describe" in task.document["stoppedReason"]
+    assert held.phase is Phase.STARTING  # its end may show now
+    await scene.watch()
+    await scene.watch(later=GRACE)
+    await scene.report()
+    assert scene.asked("StopTask") == 1
+    assert scene.state(held)["type"] == "CRASHED"
+    assert "may yet appear" in scene.state(held)["message"]
+
+
+async def test_a_task_that_shows_after_all_tells_its_end(scene: Scene) -> None:
+    scene.aws.ecs.scripts.default = TaskScript(missing=100, provisioning=7200)
+    held = await scene.launched("PENDING", start_attempts=3)
+    await scene.watch()
+    await scene.watch(later=GRACE)
+    scene.aws.advance(200)
+    await scene.watch()
+    await scene.report()
+    assert scene.state(held)["type"] == "CRASHED"
+    assert "UserInitiated" in scene.state(held)["message"]
+
+
+async def test_a_forgotten_task_needs_no_leave_to_be_gone(scene: Scene) -> None:
+    held = await scene.launched("PENDING", start_attempts=3)
+    scene.aws.ecs.fleet.tasks.clear()
+    await scene.watch()
+    await scene.watch(later=GRACE)
+    await scene.report()
+    assert scene.asked("StopTask") == 1
+    assert scene.state(held)["type"] == "CRASHED"
+    assert "No other is launched" in scene.state(held)["message"]

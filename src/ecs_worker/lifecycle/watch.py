@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -43,6 +44,7 @@ MISSING = "MISSING"
 NO_CLUSTER = "ClusterNotFoundException"
 UNUSABLE = "InvalidParameterException"
 MISSING_GRACE = 60.0  # seconds: DescribeTasks may not know a new task for a while (ECS is eventually consistent)
+UNSEEN = f"ECS did not describe its task for {MISSING_GRACE:.0f} s."
 
 
 class Budget:
@@ -146,7 +148,7 @@ class Watch:
                 self.observe(by_arn[task.arn], task)
         for arn in missing:
             if arn in by_arn:
-                self._missing(by_arn[arn])
+                await self._missing(by_arn[arn])
         for held in chunk:
             if held.phase not in WATCHED:
                 continue
@@ -170,9 +172,14 @@ class Watch:
         if task.stopped:
             self._stopped(held)
 
-    def _missing(self, held: Held) -> None:
+    async def _missing(self, held: Held) -> None:
         held.missing_since = held.missing_since or time.monotonic()
         if time.monotonic() - held.missing_since < MISSING_GRACE:
+            return
+        with suppress(EcsWorkerError):
+            if await self._ask_to_stop(held, UNSEEN):
+                held.missing_since = None  # it exists all the same: its end will show, or not in as long again
+        if held.missing_since is None:  # events may have told of it, too
             return
         assert held.task is not None, "only runs with a task are described"
         known = held.task
@@ -190,16 +197,20 @@ class Watch:
 
     async def stop(self, held: Held, why: str) -> None:
         """Ask ECS to stop the run's task. `why` becomes the task's stoppedReason and part of a crash's message."""
-        if held.task is None or held.placement is None or held.phase is Phase.STOPPED or held.stop_reason:
-            return
         try:
-            ecs = await self._aws.ecs(held.placement.target)
-            await ecs.stop_task(held.placement.cluster, held.task.arn, f"Prefect flow run {held.run.run_id}: {why}")
+            await self._ask_to_stop(held, why)
         except EcsWorkerError as error:
             log.warning("%s: its task can't be stopped yet: %s", held.run.name, error)
-            return
+
+    async def _ask_to_stop(self, held: Held, why: str) -> bool:
+        """Whether ECS has taken the order, the first for this task."""
+        if held.task is None or held.placement is None or held.phase is Phase.STOPPED or held.stop_reason:
+            return False
+        ecs = await self._aws.ecs(held.placement.target)
+        await ecs.stop_task(held.placement.cluster, held.task.arn, f"Prefect flow run {held.run.run_id}: {why}")
         held.stop_reason = why
         self._feed.tell(held.run, f"ECS was asked to stop task {held.task.task_id}: {why}", level=logging.WARNING)
+        return True
 
 
 async def _look(ecs: Ecs, cluster: str, arns: Sequence[str]) -> tuple[list[TaskFacts], list[str]]:

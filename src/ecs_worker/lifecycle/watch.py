@@ -18,6 +18,7 @@ import anyio
 
 from ecs_worker.errors import AwsError, EcsWorkerError
 from ecs_worker.job.classify import Kind, classify
+from ecs_worker.lifecycle.rim import rim
 from ecs_worker.model import Phase
 
 if TYPE_CHECKING:
@@ -137,24 +138,25 @@ class Watch:
         return held.placement.watch_interval or RUNNING_FACTOR * self._settings.watch_seconds
 
     async def _describe(self, target: AwsTarget, cluster: str, chunk: Sequence[Held]) -> None:
-        by_arn = {held.task.arn: held for held in chunk if held.task is not None}
+        watched = [(held.task.arn, held) for held in chunk if held.task is not None]
         try:
-            tasks, missing = await _look(await self._aws.ecs(target), cluster, list(by_arn))
+            tasks, missing = await _look(await self._aws.ecs(target), cluster, list(dict(watched)))
         except EcsWorkerError as error:
             log.warning("%d tasks of cluster %s can't be described now: %s", len(chunk), cluster or "default", error)
             tasks, missing = [], []
-        for task in tasks:
-            if task.arn in by_arn:
-                self.observe(by_arn[task.arn], task)
-        for arn in missing:
-            if arn in by_arn:
-                await self._missing(by_arn[arn])
-        for held in chunk:
+        known = {task.arn: task for task in tasks}
+        for arn, held in watched:
             if held.phase not in WATCHED:
-                continue
-            held.due = time.monotonic() + self._interval(held)
-            if why := overdue(held):
-                await self.stop(held, why)
+                continue  # an event was quicker
+            with rim(held):
+                if arn in known:
+                    self.observe(held, known[arn])
+                elif arn in missing:
+                    await self._missing(held)
+                if held.phase in WATCHED and (why := overdue(held)):
+                    await self.stop(held, why)
+            if held.phase in WATCHED:
+                held.due = time.monotonic() + self._interval(held)
 
     def observe(self, held: Held, task: TaskFacts) -> None:
         """Take in what ECS says of a task; facts older than those known are left aside (`version` orders them)."""

@@ -5,9 +5,9 @@ EcsWorkerError
 │   └── JobInvalid            one run's job can't be launched as it is; carries every problem found
 ├── PrefectError              the Prefect API did not do what was asked
 │   ├── PrefectUnreachable    no answer at all, after the retries: the outcome is unknown
-│   ├── PrefectUnavailable    answered 408, 429, 502 or 503 to every retry: the outcome is unknown
+│   ├── PrefectUnavailable    answered 408, 429, 502, 503 or a proxy's 404 to every retry: the outcome is unknown
 │   ├── PrefectUnauthorized   401 or 403
-│   ├── PrefectNotFound       404
+│   ├── PrefectNotFound       404, in Prefect's words
 │   └── PrefectRejected       any other status that is not a success (409, 422, 500 …)
 └── AwsError                  AWS did not do what was asked (see `job/classify.py` for what follows from it)
 
@@ -50,7 +50,7 @@ class PrefectUnreachable(PrefectError):
 
 
 class PrefectUnavailable(PrefectError):
-    """The API answered 408, 429, 502 or 503 to every retry: whether the request took effect is unknown."""
+    """The API answered 408, 429, 502, 503 or a proxy's 404 to every retry: the request may have taken effect."""
 
 
 class PrefectUnauthorized(PrefectError):

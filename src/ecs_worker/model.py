@@ -158,7 +158,12 @@ class TaskFacts:
     @property
     def stopped(self) -> bool:
         """Nothing of the task runs any more."""
-        return self.last_status in {"STOPPED", "DELETED"}
+        return self.last_status == "STOPPED" or self.vanished
+
+    @property
+    def vanished(self) -> bool:
+        """ECS does not know the task, or not any more: what became of it can't be told."""
+        return self.last_status == "DELETED"
 
     def container(self, name: str) -> ContainerFacts | None:
         """The container of that name, if the task has one."""

@@ -179,6 +179,44 @@ async def test_other_errors_are_not_repeated(status: int) -> None:
     assert len(server.requests) == 1
 
 
+PROXY_404 = [
+    Answer(404, text="404 page not found"),
+    Answer(404, text="<html>default backend - 404</html>", headers={"Content-Type": "text/html"}),
+    Answer(404, {"message": "no Route matched with those values"}),
+    Answer(404, []),
+]
+
+
+@pytest.mark.parametrize("page", PROXY_404)
+async def test_a_proxys_404_says_nothing_of_a_run(page: Answer) -> None:
+    done = Answer(204)
+    async with scripted(page, done) as server, client(server) as api:
+        assert await api.update_run(RUN_ID, infrastructure_pid="default::arn")
+    assert len(server.requests) == 2
+    async with scripted(page) as server, client(server, patience_seconds=0) as api:
+        with pytest.raises(PrefectUnavailable, match="answered 404, and not by Prefect"):
+            await api.read_run(RUN_ID)
+
+
+async def test_a_proxys_404_does_not_turn_labels_or_events_off() -> None:
+    async with scripted(*PROXY_404[:1], Answer(204)) as server, client(server, patience_seconds=0) as api:
+        with pytest.raises(PrefectUnavailable):
+            await api.write_events([{"id": "1"}])
+        await api.write_events([{"id": "2"}])
+    async with scripted(*PROXY_404[:1], Answer(204)) as server, client(server, patience_seconds=0) as api:
+        with pytest.raises(PrefectUnavailable):
+            await api.label_run(RUN_ID, {"a": "b"})
+        await api.label_run(RUN_ID, {"a": "b"})
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("said", [{"detail": "Not Found"}, {"exception_message": "Flow run not found"}])
+async def test_prefects_own_404_is_believed_at_once(said: dict[str, str]) -> None:
+    async with scripted(Answer(404, said)) as server, client(server) as api:
+        assert await api.read_run(RUN_ID) is None
+    assert len(server.requests) == 1
+
+
 # -- what errors tell
 
 

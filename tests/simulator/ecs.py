@@ -221,7 +221,7 @@ class Ecs:
         return page_of("taskArns", found, params)
 
     def _stop_task(self, params: dict[str, Any], _: Call) -> dict[str, Any]:
-        task = self.fleet.find(params["task"], self._cluster(params).name)
+        task = self.fleet.find(params["task"], self._cluster(params).name, unseen=True)
         if task is None:
             raise ServiceError("InvalidParameterException", "The referenced task was not found.")
         if task.status != "STOPPED":

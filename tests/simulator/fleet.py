@@ -94,10 +94,10 @@ class Fleet:
         self._logs = logs
         self._sqs = sqs
 
-    def find(self, reference: str, cluster: str) -> Task | None:
-        """By ARN or id; None when it isn't (yet, any more, or in that cluster) known."""
+    def find(self, reference: str, cluster: str, *, unseen: bool = False) -> Task | None:
+        """By ARN or id; None when it isn't (yet, any more, or in that cluster) known. `unseen`: the yet missing too."""
         task = self.tasks.get(reference.rsplit("/", 1)[-1])
-        if task is None or task.cluster != cluster or task.visible_at > self._clock.now():
+        if task is None or task.cluster != cluster or (task.visible_at > self._clock.now() and not unseen):
             return None
         return task if not reference.startswith("arn:") or reference == task.arn else None
 

@@ -243,6 +243,13 @@ def test_a_task_that_has_run_is_never_launched_again(stop_code: str, reason: str
     assert classify(task).kind is Kind.PERMANENT
 
 
+@given(stop_code=st.sampled_from(["TaskFailedToStart", "SpotInterruption", ""]), reason=words)
+def test_a_task_that_ecs_does_not_know_is_never_launched_again(stop_code: str, reason: str) -> None:
+    verdict = classify(TaskFacts(arn="a", last_status="DELETED", stop_code=stop_code, stopped_reason=reason))
+    assert verdict.kind is Kind.PERMANENT
+    assert verdict.remedy
+
+
 @given(reason=words, detail=words)
 def test_a_failure_is_never_ambiguous(reason: str, detail: str) -> None:
     """ECS has answered: no task exists under that token."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from ecs_worker.errors import AwsError
-from ecs_worker.job.reasons import Kind, Verdict, known_reason
+from ecs_worker.job.reasons import VANISHED, Kind, Verdict, known_reason
 from ecs_worker.model import AwsFailure, TaskFacts
 
 __all__ = ["NO_CLUSTER", "Kind", "Verdict", "classify", "is_throttle"]
@@ -47,6 +47,8 @@ def _of_start(task: TaskFacts) -> Verdict:
     """A task that has run is never launched again here, whatever ended it: its flow may have done its work."""
     if task.started_at is not None:
         return Verdict(Kind.PERMANENT)
+    if task.vanished:
+        return VANISHED
     if task.stop_code in {"UserInitiated", "ServiceSchedulerInitiated"}:
         return Verdict(Kind.PERMANENT)
     if task.stop_code in _GOING_HOSTS:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
-from ecs_worker.job.reasons import known_reason
+from ecs_worker.job.reasons import VANISHED, known_reason
 
 if TYPE_CHECKING:
     from ecs_worker.model import ContainerFacts, LogStream, TaskFacts
@@ -128,6 +128,8 @@ def _by_side_car(task: TaskFacts, own: ContainerFacts | None) -> _Judgement | No
 
 def _by_exit(task: TaskFacts, own: ContainerFacts | None) -> _Judgement:
     if own is None or own.exit_code is None:
+        if task.started_at is None and task.vanished:
+            return _Judgement(VANISHED.cause, VANISHED.remedy)
         if task.started_at is None:
             return _Judgement("ECS could not start the task.", "Look at the task in the ECS console.")
         return _Judgement("The container ended, and ECS does not know how.", "Look at its log.")

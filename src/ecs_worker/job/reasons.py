@@ -35,6 +35,13 @@ class Verdict:
     cause: str = ""
 
 
+VANISHED = Verdict(
+    Kind.PERMANENT,
+    "No other is launched in its place, as it may have done its work, or may yet appear: start the run again if not.",
+    "ECS does not know the task (any more), so what became of it can't be told.",
+)
+
+
 def known_reason(text: str) -> Verdict | None:
     """What AWS's text means, if it is one of those we know."""
     return next((verdict for pattern, verdict in _REASONS if pattern.search(text)), None)

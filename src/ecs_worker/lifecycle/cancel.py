@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ecs_worker.errors import PrefectError
+from ecs_worker.lifecycle.rim import rim
 from ecs_worker.model import Phase
 from ecs_worker.prefect_api.events import cancelling_runs
 from ecs_worker.prefect_api.schemas import StateType
@@ -70,7 +71,8 @@ class Cancel:
     async def _stop_due(self) -> None:
         for held in self._ledger:
             if self._due(held):
-                await self._watch.stop(held, WHY)
+                with rim(held):
+                    await self._watch.stop(held, WHY)
 
     def _due(self, held: Held) -> bool:
         if held.cancelling_since is None:

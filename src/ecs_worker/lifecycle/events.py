@@ -24,6 +24,7 @@ import anyio
 from ecs_worker.aws.ecs import task_facts
 from ecs_worker.aws.sqs import LONG_POLL, PER_REQUEST
 from ecs_worker.errors import EcsWorkerError
+from ecs_worker.lifecycle.rim import rim
 from ecs_worker.model import AwsTarget, TaskFacts
 
 if TYPE_CHECKING:
@@ -157,7 +158,8 @@ class Events:
             if earlier is None or earlier[1].version <= task.version:
                 self._early[task.arn] = (held, task)
         elif held.task.arn == task.arn:  # an earlier attempt's task changes nothing any more
-            self._watch.observe(held, task)
+            with rim(held):
+                self._watch.observe(held, task)
 
     async def _take_in_early(self) -> None:
         """Facts that came before RunTask's answer wait for it: then the run has a task, or is not held any more."""

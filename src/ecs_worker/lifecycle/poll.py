@@ -1,4 +1,4 @@
-"""Poll: ask the server for scheduled runs, no more than there are free slots, and send each on its way.
+"""Poll: ask the server for scheduled runs, and send as many on their way as there are free slots.
 
 The poll reserves nothing. If the process dies here, the runs are still Scheduled and the next poll has them.
 """
@@ -38,6 +38,7 @@ class Poll:
         self._ledger = ledger
         self._settings = settings
         self._send = send
+        self._in_the_way = 0  # held runs in the last answer: set back to Scheduled, or their claims are under way
         self.last: float | None = None
         """When the server last answered a poll, in monotonic seconds; the health check reads it."""
 
@@ -58,16 +59,18 @@ class Poll:
         free = self._ledger.free
         if free == 0:
             return True
+        limit = free + 2 * self._in_the_way  # twice, as they may be more than were seen
         sent = time.monotonic()
         before = datetime.now(UTC) + timedelta(seconds=self._settings.prefetch_seconds)
         found = await self._api.scheduled_runs(
-            self._settings.pool, queues=self._settings.work_queues, before=before, limit=free
+            self._settings.pool, queues=self._settings.work_queues, before=before, limit=limit
         )
         self.last = time.monotonic()
         fresh = [run for run in found if run.id not in self._ledger]
+        self._in_the_way = len(found) - len(fresh)
         for run in fresh[:free]:
             self._send(run, sent)
-        return len(found) >= free
+        return len(fresh) > free or len(found) >= limit
 
     async def _poll_or_warn(self) -> bool:
         try:

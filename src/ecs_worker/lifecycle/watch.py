@@ -9,18 +9,22 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import anyio
 
-from ecs_worker.errors import EcsWorkerError
+from ecs_worker.errors import AwsError, EcsWorkerError
+from ecs_worker.job.classify import Kind, classify
+from ecs_worker.lifecycle.rim import rim
 from ecs_worker.model import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ecs_worker.aws.ecs import Ecs
     from ecs_worker.aws.session import Aws
     from ecs_worker.lifecycle.announce import Announce
     from ecs_worker.lifecycle.feed import Feed
@@ -38,7 +42,10 @@ TICK = 1.0  # seconds between two looks at what is due
 RUNNING_FACTOR = 2.0  # tasks that run are looked at that many times less often than those that start
 WATCHED = frozenset({Phase.STARTING, Phase.RUNNING})
 MISSING = "MISSING"
+NO_CLUSTER = "ClusterNotFoundException"
+UNUSABLE = "InvalidParameterException"
 MISSING_GRACE = 60.0  # seconds: DescribeTasks may not know a new task for a while (ECS is eventually consistent)
+UNSEEN = f"ECS did not describe its task for {MISSING_GRACE:.0f} s."
 
 
 class Budget:
@@ -131,25 +138,25 @@ class Watch:
         return held.placement.watch_interval or RUNNING_FACTOR * self._settings.watch_seconds
 
     async def _describe(self, target: AwsTarget, cluster: str, chunk: Sequence[Held]) -> None:
-        by_arn = {held.task.arn: held for held in chunk if held.task is not None}
+        watched = [(held.task.arn, held) for held in chunk if held.task is not None]
         try:
-            ecs = await self._aws.ecs(target)
-            tasks, failures = await ecs.describe_tasks(cluster, list(by_arn))
+            tasks, missing = await _look(await self._aws.ecs(target), cluster, list(dict(watched)))
         except EcsWorkerError as error:
             log.warning("%d tasks of cluster %s can't be described now: %s", len(chunk), cluster or "default", error)
-            tasks, failures = [], []
-        for task in tasks:
-            if task.arn in by_arn:
-                self.observe(by_arn[task.arn], task)
-        for failure in failures:
-            if failure.arn in by_arn and failure.reason == MISSING:
-                self._missing(by_arn[failure.arn])
-        for held in chunk:
+            tasks, missing = [], []
+        known = {task.arn: task for task in tasks}
+        for arn, held in watched:
             if held.phase not in WATCHED:
-                continue
-            held.due = time.monotonic() + self._interval(held)
-            if why := overdue(held):
-                await self.stop(held, why)
+                continue  # an event was quicker
+            with rim(held):
+                if arn in known:
+                    self.observe(held, known[arn])
+                elif arn in missing:
+                    await self._missing(held)
+                if held.phase in WATCHED and (why := overdue(held)):
+                    await self.stop(held, why)
+            if held.phase in WATCHED:
+                held.due = time.monotonic() + self._interval(held)
 
     def observe(self, held: Held, task: TaskFacts) -> None:
         """Take in what ECS says of a task; facts older than those known are left aside (`version` orders them)."""
@@ -167,9 +174,14 @@ class Watch:
         if task.stopped:
             self._stopped(held)
 
-    def _missing(self, held: Held) -> None:
+    async def _missing(self, held: Held) -> None:
         held.missing_since = held.missing_since or time.monotonic()
         if time.monotonic() - held.missing_since < MISSING_GRACE:
+            return
+        with suppress(EcsWorkerError):
+            if await self._ask_to_stop(held, UNSEEN):
+                held.missing_since = None  # it exists all the same: its end will show, or not in as long again
+        if held.missing_since is None:  # events may have told of it, too
             return
         assert held.task is not None, "only runs with a task are described"
         known = held.task
@@ -187,16 +199,40 @@ class Watch:
 
     async def stop(self, held: Held, why: str) -> None:
         """Ask ECS to stop the run's task. `why` becomes the task's stoppedReason and part of a crash's message."""
-        if held.task is None or held.placement is None or held.phase is Phase.STOPPED or held.stop_reason:
-            return
         try:
-            ecs = await self._aws.ecs(held.placement.target)
-            await ecs.stop_task(held.placement.cluster, held.task.arn, f"Prefect flow run {held.run.run_id}: {why}")
+            await self._ask_to_stop(held, why)
         except EcsWorkerError as error:
             log.warning("%s: its task can't be stopped yet: %s", held.run.name, error)
-            return
+
+    async def _ask_to_stop(self, held: Held, why: str) -> bool:
+        """Whether ECS has taken the order, the first for this task."""
+        if held.task is None or held.placement is None or held.phase is Phase.STOPPED or held.stop_reason:
+            return False
+        ecs = await self._aws.ecs(held.placement.target)
+        await ecs.stop_task(held.placement.cluster, held.task.arn, f"Prefect flow run {held.run.run_id}: {why}")
         held.stop_reason = why
         self._feed.tell(held.run, f"ECS was asked to stop task {held.task.task_id}: {why}", level=logging.WARNING)
+        return True
+
+
+async def _look(ecs: Ecs, cluster: str, arns: Sequence[str]) -> tuple[list[TaskFacts], list[str]]:
+    """The tasks that ECS knows, and the ARNs of those that it doesn't. Raises AwsError."""
+    try:
+        tasks, failures = await ecs.describe_tasks(cluster, arns)
+    except AwsError as error:
+        if error.code == NO_CLUSTER:  # only a cluster without tasks can be deleted
+            return [], list(arns)
+        if error.code != UNUSABLE or classify(error).kind is not Kind.PERMANENT:  # a throttle in disguise, say
+            raise
+    else:
+        return tasks, [failure.arn for failure in failures if failure.reason == MISSING]
+    if len(arns) == 1:
+        return [], list(arns)
+    # ECS refuses the whole call for one ARN that it can't use: halving finds that one, and the others are told of.
+    middle = len(arns) // 2
+    tasks, missing = await _look(ecs, cluster, arns[:middle])
+    others, also_missing = await _look(ecs, cluster, arns[middle:])
+    return tasks + others, missing + also_missing
 
 
 def overdue(held: Held) -> str:

@@ -53,6 +53,8 @@ _LIMITS = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_
 
 # What official clients retry. 500 and 504 are not among them.
 _TRANSIENT = frozenset({408, 429, 502, 503})
+# One of them is in every 404 of Prefect's. A proxy's page, while the server restarts, says nothing of the object.
+_NOT_FOUND_WORDS = frozenset({"detail", "exception_message"})
 _MAX_ATTEMPTS = 7
 _MAX_MAINTENANCE_SECONDS = 300.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 16.0  # an SQLite server's 503 (lock contention) is over in less than a second
@@ -141,7 +143,7 @@ class Transport:
         if response.is_success:
             return response
         error = self._error(method, path, response)
-        if response.status_code in _TRANSIENT:
+        if isinstance(error, PrefectUnavailable):
             raise _Again(
                 error, _retry_after(response), maintenance=response.headers.get("Prefect-Maintenance") == "true"
             )
@@ -195,7 +197,9 @@ class Transport:
         if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
             return PrefectUnauthorized(message)
         if status == httpx.codes.NOT_FOUND:
-            return PrefectNotFound(message)
+            if _body(response).keys() & _NOT_FOUND_WORDS:
+                return PrefectNotFound(message)
+            return PrefectUnavailable(f"{message}, and not by Prefect; if that lasts, is PREFECT_API_URL right?")
         return PrefectRejected(message, status)
 
     def _redacted(self, text: str) -> str:
@@ -381,16 +385,20 @@ def _reason(response: httpx.Response) -> str:
         target = urlsplit(response.headers.get("Location", ""))
         where = f"{target.scheme}://{target.netloc.rpartition('@')[2]}{target.path}"
         return f"it redirects to {where}; is PREFECT_API_URL right?"
-    try:
-        body = json.loads(response.content)
-    except ValueError:
-        return ""
-    if not isinstance(body, dict):
-        return ""
+    body = _body(response)
     reason = body.get("exception_detail") or body.get("detail") or body.get("exception_message")
     if isinstance(reason, list):
         reason = "; ".join(_problem(entry) for entry in reason if isinstance(entry, dict))
     return reason[:_REASON_LENGTH] if isinstance(reason, str) else ""
+
+
+def _body(response: httpx.Response) -> Mapping[str, Any]:
+    """The answer's JSON object; empty when it is something else."""
+    try:
+        body = json.loads(response.content)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
 
 
 def _problem(entry: Mapping[str, Any]) -> str:

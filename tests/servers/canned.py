@@ -37,8 +37,8 @@ class CannedApi:
     """One work pool, one flow, one deployment. `runs` are the flow runs as the API gives them, by id.
 
     `calls`: when each request came (monotonic seconds), and its name. `told`: how often each state was accepted for
-    each run. `read_by_id`: how many runs each bulk read asked for. `on_call` is called with each name before the
-    answer.
+    each run. `read_by_id`: how many runs each bulk read asked for. `unlisted`: runs that bulk reads miss. `on_call`
+    is called with each name before the answer.
     """
 
     def __init__(self, pool: str, template: Mapping[str, Any], job_variables: Mapping[str, Any] | None = None) -> None:
@@ -79,6 +79,7 @@ class CannedApi:
         self.unknown: Counter[str] = Counter()
         self.log_lines = 0
         self.read_by_id: list[int] = []
+        self.unlisted: set[str] = set()
         self.on_call: Callable[[str], None] = lambda _: None
         self.url = ""
         self._workers: dict[str, dict[str, Any]] = {}
@@ -196,7 +197,8 @@ class CannedApi:
         if ids is not None:
             self.read_by_id.append(len(ids))
         runs = self.runs.values() if ids is None else [self.runs[run] for run in ids if run in self.runs]
-        found = [run for run in runs if types is None or run["state_type"] in types]
+        listed = [run for run in runs if run["id"] not in self.unlisted]
+        found = [run for run in listed if types is None or run["state_type"] in types]
         offset = body.get("offset", 0)
         return _json(found[offset : offset + min(body.get("limit", _PAGE), _PAGE)])
 

@@ -19,6 +19,7 @@ from ecs_worker.errors import PrefectError, PrefectNotFound
 from ecs_worker.job.classify import Kind, classify
 from ecs_worker.job.diagnose import diagnose
 from ecs_worker.lifecycle.claim import SPOT_LOST, of_claim, still_pending
+from ecs_worker.lifecycle.rim import rim
 from ecs_worker.model import Phase
 from ecs_worker.prefect_api.schemas import ProposedState, StateType, Verdict
 
@@ -175,7 +176,14 @@ class Report:
 
     async def _tell(self, held: Held, run: FlowRun | None) -> None:
         async with self._limiter:
-            await self._settle(held, run)
+            with rim(held):
+                try:
+                    # A bulk read may miss a run; only the run's own absence says that it was deleted.
+                    run = run or await self._api.read_run(held.run.run_id)
+                except PrefectError as error:
+                    log.warning("The end of %s can't be told yet: %s", held.run.name, error)
+                else:
+                    await self._settle(held, run)
 
     async def _settle(self, held: Held, run: FlowRun | None) -> None:
         if held.theirs:

@@ -200,16 +200,20 @@ class PrefectClient:
         found: dict[UUID, FlowRun] = {}
         for chunk in [None] if ids is None else _chunks([str(run_id) for run_id in ids], _PAGE):
             flow_runs = wanted if chunk is None else wanted | {"id": {"any_": chunk}}
-            page = await self._pages("/flow_runs/filter", body | {"flow_runs": flow_runs}, _runs)
+            most = None if chunk is None else len(chunk)
+            page = await self._pages("/flow_runs/filter", body | {"flow_runs": flow_runs}, _runs, most)
             found |= {run.id: run for run in page}
         return list(found.values())
 
     async def run_ids(self, *, pool: str, states: Collection[StateType]) -> list[UUID]:
-        """The ids of all flow runs of the pool that are in these states: little to keep, however many there are."""
+        """The ids of all flow runs of the pool that are in these states: little to keep, however many there are.
+
+        Sorted by themselves, so that runs with one start time don't hide each other between two pages.
+        """
         body = {
             "work_pools": {"name": {"any_": [pool]}},
             "flow_runs": {"state": {"type": {"any_": list(states)}}},
-            "sort": "EXPECTED_START_TIME_ASC",
+            "sort": "ID_DESC",
         }
         return list(dict.fromkeys(await self._pages("/flow_runs/filter", body, _ids)))
 
@@ -306,12 +310,15 @@ class PrefectClient:
         middle = len(entries) // 2
         return await self._write_logs(entries[:middle]) + await self._write_logs(entries[middle:])
 
-    async def _pages(self, path: str, body: Mapping[str, Any], read: Callable[[Any], list[_T]]) -> list[_T]:
+    async def _pages(
+        self, path: str, body: Mapping[str, Any], read: Callable[[Any], list[_T]], most: int | None = None
+    ) -> list[_T]:
+        """All objects, of which there are no more than `most`."""
         found: list[_T] = []
         while True:
             page = await self._limited(path, {**body, "offset": len(found)}, self._page, read)
             found += page
-            if len(page) < self._page:
+            if len(page) < self._page or len(found) == most:
                 return found
 
     async def _limited(

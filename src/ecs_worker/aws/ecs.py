@@ -10,6 +10,7 @@ from botocore.utils import parse_timestamp
 
 from ecs_worker.aws.service import Service, read_plainly
 from ecs_worker.errors import AwsError
+from ecs_worker.job.classify import NO_CLUSTER, Kind, classify
 from ecs_worker.model import AwsFailure, ContainerFacts, TaskFacts
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ _ANSWER_ONLY = frozenset(
         "registeredBy",
     }
 )
+
+
+_MISSING = "MISSING"  # the failure of a task that ECS doesn't know
+_UNUSABLE = "InvalidParameterException"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,25 @@ class Ecs(Service):
         """What ECS knows of at most 100 tasks of one cluster. Tasks it doesn't know (yet, or any more): failures."""
         answer = await self._call("DescribeTasks", cluster=cluster, tasks=list(arns))
         return _tasks_and_failures("DescribeTasks", answer)
+
+    async def look_up(self, cluster: str, arns: Sequence[str]) -> tuple[list[TaskFacts], list[str]]:
+        """Likewise: the tasks that ECS knows, and the ARNs of those that it doesn't, be it for want of the cluster."""
+        try:
+            tasks, failures = await self.describe_tasks(cluster, arns)
+        except AwsError as error:
+            if error.code == NO_CLUSTER:  # only a cluster without tasks can be deleted
+                return [], list(arns)
+            if error.code != _UNUSABLE or classify(error).kind is not Kind.PERMANENT:  # a throttle in disguise, say
+                raise
+        else:
+            return tasks, [failure.arn for failure in failures if failure.reason == _MISSING]
+        if len(arns) == 1:
+            return [], list(arns)
+        # ECS refuses the whole call for one ARN that it can't use: halving finds that one.
+        middle = len(arns) // 2
+        tasks, missing = await self.look_up(cluster, arns[:middle])
+        others, also_missing = await self.look_up(cluster, arns[middle:])
+        return tasks + others, missing + also_missing
 
     async def list_tasks(
         self,

@@ -23,11 +23,11 @@ import anyio
 
 from ecs_worker.errors import AwsError, JobInvalid, PrefectError, PrefectNotFound, UserError
 from ecs_worker.job.classify import NO_CLUSTER, Kind, classify
-from ecs_worker.lifecycle.claim import SPOT_LOST, claimant, claims, ended_before, take_back
+from ecs_worker.lifecycle.claim import claimant, claims, ended_before, held_for, take_back
 from ecs_worker.lifecycle.launch import WORKER_LABEL
-from ecs_worker.lifecycle.ledger import Held
 from ecs_worker.lifecycle.report import task_of
-from ecs_worker.model import AwsTarget, ClaimedRun, Phase, Placement, TaskFacts
+from ecs_worker.lifecycle.rim import rim
+from ecs_worker.model import AwsTarget, ClaimedRun, Placement, TaskFacts
 from ecs_worker.prefect_api.schemas import StateType
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ecs_worker.aws.session import Aws
     from ecs_worker.lifecycle.feed import Feed
     from ecs_worker.lifecycle.launch import Launch
-    from ecs_worker.lifecycle.ledger import Ledger
+    from ecs_worker.lifecycle.ledger import Held, Ledger
     from ecs_worker.lifecycle.render import Render
     from ecs_worker.lifecycle.report import Report
     from ecs_worker.prefect_api.client import PrefectClient
@@ -105,23 +105,10 @@ def mine(run: FlowRun, claim: Claimed | None, live: Collection[str], me: str, *,
 
 def as_held(run: FlowRun, claim: Claimed | None) -> Held:
     """The run as it is held, before anything is known of a task."""
-    claimed = ClaimedRun(
-        run_id=run.id,
-        name=run.name,
-        # A run that another kind of worker claimed has no claim id of ours; its own id stands in, unused.
-        claim_id=claim.claim_id if claim is not None else run.id,
-        flow_id=run.flow_id,
-        deployment_id=run.deployment_id,
-        job_variables=run.job_variables,
-        tags=run.tags,
-        document=run.document,
-    )
-    return Held(
-        claimed,
-        phase=Phase.CLAIMED,
-        lease_id=claim.lease_id if claim is not None else None,
-        on_demand=bool(run.labels.get(SPOT_LOST)),
-    )
+    # A run that another kind of worker claimed has no claim id of ours; its own id stands in, unused.
+    held = held_for(run, claim.claim_id if claim is not None else run.id)
+    held.lease_id = claim.lease_id if claim is not None else None
+    return held
 
 
 async def placement_of(render: Render, run: ClaimedRun, identifier: str) -> Placement:
@@ -207,16 +194,14 @@ class Adopt:
         """Take the run up if it is this worker's to take. False: the next look has to see it again, whatever it is."""
         if (holder := run.labels.get(WORKER_LABEL)) in live and holder != self._settings.name:
             return True  # a live worker launched it, or took it up; no need to read its history
-        try:
-            return await self._take_up(run, live)
-        except UserError as error:
-            log.warning("%s can't be adopted: %s", run.name, error)
-            return True
-        except (PrefectError, AwsError) as error:
-            log.warning("%s can't be adopted yet: %s", run.name, error)
-        except Exception:
-            # The rim of one run's adoption: a fault of ours must not keep the others from theirs.
-            log.exception("%s can't be adopted, by a fault of ecs-worker: please report it.", run.name)
+        with rim(run.name):
+            try:
+                return await self._take_up(run, live)
+            except UserError as error:
+                log.warning("%s can't be adopted: %s", run.name, error)
+                return True
+            except (PrefectError, AwsError) as error:
+                log.warning("%s can't be adopted yet: %s", run.name, error)
         return False
 
     async def _take_up(self, run: FlowRun, live: Collection[str]) -> bool:
@@ -243,7 +228,7 @@ class Adopt:
         held = as_held(run, claim)
         placement = await placement_of(self._render, held.run, run.infrastructure_pid)
         ecs = await self._aws.ecs(placement.target)
-        tasks, _ = await ecs.describe_tasks(placement.cluster, [task_of(run.infrastructure_pid)])
+        tasks, _ = await ecs.look_up(placement.cluster, [task_of(run.infrastructure_pid)])
         return any(task.started_by == held.run.started_by for task in tasks)
 
     async def _watch_task(self, run: FlowRun, claim: Claimed | None) -> None:

@@ -71,7 +71,7 @@ class Cancel:
     async def _stop_due(self) -> None:
         for held in self._ledger:
             if self._due(held):
-                with rim(held):
+                with rim(held.run.name):
                     await self._watch.stop(held, WHY)
 
     def _due(self, held: Held) -> bool:

@@ -41,8 +41,6 @@ whose claim it is that is written in the same instant as the claim."""
 
 WAITING = "InfrastructurePending"
 """Prefect's name for the sub-state of Pending that says what a launch waits for."""
-
-
 SPOT_LOST = "ecs-worker.spot-lost"
 """A label of runs with `spot_fallback` whose Spot capacity was taken away: the next task goes without."""
 
@@ -79,6 +77,21 @@ def claimant(message: str | None) -> str | None:
     return message.removeprefix(CLAIMED_BY)
 
 
+def held_for(run: FlowRun, claim_id: UUID) -> Held:
+    """The run as the holder of that claim holds it, before anything is known of a task."""
+    claimed = ClaimedRun(
+        run_id=run.id,
+        name=run.name,
+        claim_id=claim_id,
+        flow_id=run.flow_id,
+        deployment_id=run.deployment_id,
+        job_variables=run.job_variables,
+        tags=run.tags,
+        document=run.document,
+    )
+    return Held(claimed, on_demand=bool(run.labels.get(SPOT_LOST)))
+
+
 class Claim:
     """Claims one run at a time for the worker called `worker`."""
 
@@ -94,17 +107,8 @@ class Claim:
         """
         if time.monotonic() - polled_at > FRESH:
             return None  # the next poll tells whether it is still there
-        run = ClaimedRun(
-            run_id=scheduled.id,
-            name=scheduled.name,
-            claim_id=uuid4(),
-            flow_id=scheduled.flow_id,
-            deployment_id=scheduled.deployment_id,
-            job_variables=scheduled.job_variables,
-            tags=scheduled.tags,
-            document=scheduled.document,
-        )
-        held = Held(run, on_demand=bool(scheduled.labels.get(SPOT_LOST)))
+        held = held_for(scheduled, uuid4())
+        run = held.run
         self._ledger.take(held)
         state = None
         try:

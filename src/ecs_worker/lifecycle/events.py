@@ -158,7 +158,7 @@ class Events:
             if earlier is None or earlier[1].version <= task.version:
                 self._early[task.arn] = (held, task)
         elif held.task.arn == task.arn:  # an earlier attempt's task changes nothing any more
-            with rim(held):
+            with rim(held.run.name):
                 self._watch.observe(held, task)
 
     async def _take_in_early(self) -> None:

@@ -176,7 +176,7 @@ class Report:
 
     async def _tell(self, held: Held, run: FlowRun | None) -> None:
         async with self._limiter:
-            with rim(held):
+            with rim(held.run.name):
                 try:
                     # A bulk read may miss a run; only the run's own absence says that it was deleted.
                     run = run or await self._api.read_run(held.run.run_id)

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ecs_worker.lifecycle.ledger import Held
-
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def rim(held: Held) -> Iterator[None]:
-    """What goes wrong inside is told in the worker's log. Cancellation, which is no Exception, passes."""
+def rim(run: str) -> Iterator[None]:
+    """What goes wrong inside, for the run of that name, is told in the worker's log. Cancellation passes."""
     try:
         yield
     except Exception:
-        log.exception("%s met a fault of ecs-worker: please report it.", held.run.name)
+        log.exception("%s met a fault of ecs-worker: please report it.", run)

@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from ecs_worker.errors import AwsError, EcsWorkerError
-from ecs_worker.job.classify import Kind, classify
+from ecs_worker.errors import EcsWorkerError
 from ecs_worker.lifecycle.rim import rim
 from ecs_worker.model import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ecs_worker.aws.ecs import Ecs
     from ecs_worker.aws.session import Aws
     from ecs_worker.lifecycle.announce import Announce
     from ecs_worker.lifecycle.feed import Feed
@@ -41,9 +39,6 @@ BURST_SECONDS = 2.0  # of unused budget that are kept
 TICK = 1.0  # seconds between two looks at what is due
 RUNNING_FACTOR = 2.0  # tasks that run are looked at that many times less often than those that start
 WATCHED = frozenset({Phase.STARTING, Phase.RUNNING})
-MISSING = "MISSING"
-NO_CLUSTER = "ClusterNotFoundException"
-UNUSABLE = "InvalidParameterException"
 MISSING_GRACE = 60.0  # seconds: DescribeTasks may not know a new task for a while (ECS is eventually consistent)
 UNSEEN = f"ECS did not describe its task for {MISSING_GRACE:.0f} s."
 
@@ -140,7 +135,8 @@ class Watch:
     async def _describe(self, target: AwsTarget, cluster: str, chunk: Sequence[Held]) -> None:
         watched = [(held.task.arn, held) for held in chunk if held.task is not None]
         try:
-            tasks, missing = await _look(await self._aws.ecs(target), cluster, list(dict(watched)))
+            ecs = await self._aws.ecs(target)
+            tasks, missing = await ecs.look_up(cluster, list(dict(watched)))
         except EcsWorkerError as error:
             log.warning("%d tasks of cluster %s can't be described now: %s", len(chunk), cluster or "default", error)
             tasks, missing = [], []
@@ -148,7 +144,7 @@ class Watch:
         for arn, held in watched:
             if held.phase not in WATCHED:
                 continue  # an event was quicker
-            with rim(held):
+            with rim(held.run.name):
                 if arn in known:
                     self.observe(held, known[arn])
                 elif arn in missing:
@@ -213,26 +209,6 @@ class Watch:
         held.stop_reason = why
         self._feed.tell(held.run, f"ECS was asked to stop task {held.task.task_id}: {why}", level=logging.WARNING)
         return True
-
-
-async def _look(ecs: Ecs, cluster: str, arns: Sequence[str]) -> tuple[list[TaskFacts], list[str]]:
-    """The tasks that ECS knows, and the ARNs of those that it doesn't. Raises AwsError."""
-    try:
-        tasks, failures = await ecs.describe_tasks(cluster, arns)
-    except AwsError as error:
-        if error.code == NO_CLUSTER:  # only a cluster without tasks can be deleted
-            return [], list(arns)
-        if error.code != UNUSABLE or classify(error).kind is not Kind.PERMANENT:  # a throttle in disguise, say
-            raise
-    else:
-        return tasks, [failure.arn for failure in failures if failure.reason == MISSING]
-    if len(arns) == 1:
-        return [], list(arns)
-    # ECS refuses the whole call for one ARN that it can't use: halving finds that one, and the others are told of.
-    middle = len(arns) // 2
-    tasks, missing = await _look(ecs, cluster, arns[:middle])
-    others, also_missing = await _look(ecs, cluster, arns[middle:])
-    return tasks + others, missing + also_missing
 
 
 def overdue(held: Held) -> str:

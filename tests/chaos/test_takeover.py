@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -64,29 +64,25 @@ async def dies_after_its_claim(arena: Arena) -> str:
     return run
 
 
-async def test_a_claim_whose_job_has_become_invalid_is_ended_by_the_next_worker(arena: Arena) -> None:
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"job_variables": {"cpu": "much"}}, "cpu is 'much'"),
+        ({"job_variables": {"cluster": "gone"}}, "cluster gone"),
+        (None, "does not exist any more"),
+    ],
+    ids=["invalid job", "no cluster", "no deployment"],
+)
+async def test_a_claim_that_can_t_be_launched_any_more_is_ended_by_the_next_worker(
+    arena: Arena, change: dict[str, Any] | None, sentence: str
+) -> None:
     run = await dies_after_its_claim(arena)
-    await arena.admin.call("PATCH", f"/deployments/{arena.deployment}", json={"job_variables": {"cpu": "much"}})
+    method, body = ("DELETE", {}) if change is None else ("PATCH", {"json": change})
+    await arena.admin.call(method, f"/deployments/{arena.deployment}", **body)
     arena.worker("survivor")
     ended = await arena.ends(run, "CRASHED", seconds=60)
-    assert "cpu is 'much'" in ended["state"]["message"]
+    assert sentence in ended["state"]["message"]
     assert arena.tasks_of(run) == []
-
-
-async def test_a_claim_whose_deployment_is_gone_is_ended_by_the_next_worker(arena: Arena) -> None:
-    run = await dies_after_its_claim(arena)
-    await arena.admin.call("DELETE", f"/deployments/{arena.deployment}")
-    arena.worker("survivor")
-    ended = await arena.ends(run, "CRASHED", seconds=60)
-    assert "does not exist any more" in ended["state"]["message"]
-
-
-async def test_a_claim_whose_cluster_is_gone_is_ended_by_the_next_worker(arena: Arena) -> None:
-    run = await dies_after_its_claim(arena)
-    await arena.admin.call("PATCH", f"/deployments/{arena.deployment}", json={"job_variables": {"cluster": "gone"}})
-    arena.worker("survivor")
-    ended = await arena.ends(run, "CRASHED", seconds=60)
-    assert "cluster gone" in ended["state"]["message"]
 
 
 async def test_a_deployment_that_goes_while_its_run_is_launched_ends_the_run(arena: Arena) -> None:

@@ -6,29 +6,22 @@ import copy
 import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 import pytest
 
+import contexts
 from ecs_worker.cli.explain import explain
 from ecs_worker.cli.preview import Asked, Preview, preview
 from ecs_worker.errors import JobInvalid
-from ecs_worker.job.configuration import FlowRunContext, WorkerDefaults
+from ecs_worker.job.configuration import WorkerDefaults
 from ecs_worker.job.variables import default_base_job_template
-from ecs_worker.model import ClaimedRun
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.anyio
-CONTEXT = FlowRunContext(
-    run=ClaimedRun(UUID(int=1), "run", UUID(int=9), UUID(int=2), UUID(int=3), {}),
-    flow_name="flow",
-    pool_id=UUID(int=4),
-    pool_name="pool",
-    worker_name="w1",
-    region="",
-    inherited_env={"PREFECT_API_URL": "http://127.0.0.1/api"},
+CONTEXT = dataclasses.replace(
+    contexts.CONTEXT, region="", server_version="", inherited_env={"PREFECT_API_URL": "http://127.0.0.1/api"}
 )
 FLOW = "RunTask.overrides.containerOverrides[prefect]"
 

@@ -10,6 +10,7 @@ import pytest
 
 from events.listeners import Scene
 from simulator import AwsSimulator
+from simulator.helpers import point_at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -19,13 +20,7 @@ if TYPE_CHECKING:
 async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     async with AsyncExitStack() as stack:
         simulator = await stack.enter_async_context(AwsSimulator(check_answers=True))
-        for name, value in {
-            "AWS_ENDPOINT_URL": simulator.url,
-            "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
-            "AWS_SECRET_ACCESS_KEY": "an-example",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            monkeypatch.setenv(name, value)
+        point_at(simulator.url, monkeypatch)
         session = aioboto3.Session()
         ecs = await stack.enter_async_context(session.client("ecs"))
         sqs = await stack.enter_async_context(session.client("sqs"))

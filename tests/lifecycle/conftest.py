@@ -19,7 +19,7 @@ from ecs_worker.settings import PrefectSettings, WorkerSettings
 from ecs_worker.worker import Worker
 from servers.canned import CannedApi, serve
 from simulator import AwsSimulator, TaskScript
-from simulator.helpers import DEFINITION, run_task
+from simulator.helpers import DEFINITION, point_at, run_task
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -82,13 +82,7 @@ class Scene:
 async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     async with AsyncExitStack() as stack:
         simulator = await stack.enter_async_context(AwsSimulator())
-        for name, value in {
-            "AWS_ENDPOINT_URL": simulator.url,
-            "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
-            "AWS_SECRET_ACCESS_KEY": "an-example",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            monkeypatch.setenv(name, value)
+        point_at(simulator.url, monkeypatch)
         simulator.ecs.scripts.default = TaskScript(running=None)
         simulator.logs.create_group("flows")
         ecs = await stack.enter_async_context(aioboto3.Session().client("ecs"))

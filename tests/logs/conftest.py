@@ -14,6 +14,7 @@ from ecs_worker.aws.session import Aws
 from ecs_worker.lifecycle.tail import Reader
 from logs.reading import PACE, SPEED, Console
 from simulator.aws import AwsSimulator
+from simulator.helpers import point_at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,10 +36,7 @@ async def cloud(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AwsSimulator]:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     async with AwsSimulator(seed=4, speed=SPEED) as simulator:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", simulator.url)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "an-example")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        point_at(simulator.url, monkeypatch)
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         simulator.logs.create_group("flows")
         yield simulator

@@ -11,6 +11,8 @@ from botocore.exceptions import ClientError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    import pytest
+
 DEFINITION: dict[str, Any] = {
     "family": "flows",
     "networkMode": "awsvpc",
@@ -57,3 +59,11 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0)
     while not await condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         await asyncio.sleep(0.01)
+
+
+def point_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process's AWS clients go there."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "an-example")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import UUID
 
 import pytest
 from moto.core.exceptions import ServiceException
 
+from contexts import CONTEXT
 from ecs_worker.job import rules
-from ecs_worker.job.configuration import FlowRunContext, JobConfiguration, WorkerDefaults, render_configuration
+from ecs_worker.job.configuration import JobConfiguration, WorkerDefaults, render_configuration
 from ecs_worker.job.documents import with_documents
 from ecs_worker.job.requests import (
     FoundNetwork,
@@ -21,18 +21,7 @@ from ecs_worker.job.requests import (
 )
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.local import rules as ecs
-from ecs_worker.model import ClaimedRun
 
-CONTEXT = FlowRunContext(
-    run=ClaimedRun(UUID(int=1), "run", UUID(int=9), UUID(int=2), UUID(int=3), {}),
-    flow_name="flow",
-    pool_id=UUID(int=4),
-    pool_name="pool",
-    worker_name="w1",
-    region="eu-west-1",
-    server_version="3.8.8",
-    python_version="3.12",
-)
 ROLE = "arn:aws:iam::123456789012:role/r"
 SECRET = "arn:aws:secretsmanager:eu-west-1:1:secret:k"
 ECR = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/i:1"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
-from uuid import UUID
 
 import pytest
 
+import contexts
 from ecs_worker.errors import JobInvalid
-from ecs_worker.job.configuration import FlowRunContext, JobConfiguration, WorkerDefaults, render_configuration
+from ecs_worker.job.configuration import JobConfiguration, WorkerDefaults, render_configuration
 from ecs_worker.job.documents import (
     derived,
     ignored_variables,
@@ -19,18 +20,8 @@ from ecs_worker.job.documents import (
 )
 from ecs_worker.job.requests import network_need, prepare_definition, prepare_run_task
 from ecs_worker.job.variables import default_base_job_template
-from ecs_worker.model import ClaimedRun
 
-CONTEXT = FlowRunContext(
-    run=ClaimedRun(UUID(int=1), "run", UUID(int=9), UUID(int=2), None, {}),
-    flow_name="flow",
-    pool_id=UUID(int=4),
-    pool_name="pool",
-    worker_name="w1",
-    region="eu-west-1",
-    server_version="3.8.8",
-    python_version="3.12",
-)
+CONTEXT = replace(contexts.CONTEXT, run=replace(contexts.CONTEXT.run, deployment_id=None))
 
 
 def load(variables: dict[str, Any]) -> JobConfiguration:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 import pytest
 
+import contexts
 from ecs_worker.errors import JobInvalid
-from ecs_worker.job.configuration import FlowRunContext
 from ecs_worker.job.requests import FoundNetwork
 from ecs_worker.job.template import UNSET
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.lifecycle.render import render_job
-from ecs_worker.model import ClaimedRun
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,17 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-CONTEXT = FlowRunContext(
-    run=ClaimedRun(UUID(int=1), "run", UUID(int=9), UUID(int=2), UUID(int=3), {}),
-    flow_name="flow",
-    pool_id=UUID(int=4),
-    pool_name="pool",
-    worker_name="w1",
-    region="",
-    server_version="3.8.8",
-    inherited_env={"PREFECT_API_KEY": "pnu_1"},
-    python_version="3.12",
-)
+CONTEXT = replace(contexts.CONTEXT, region="", inherited_env={"PREFECT_API_KEY": "pnu_1"})
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from benchmarks.processes import measured, output_of
-from servers.prefect import free_port
+from support.servers.prefect import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

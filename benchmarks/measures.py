@@ -11,9 +11,9 @@ from uuid import UUID, uuid4
 
 from benchmarks.stage import until
 from ecs_worker.job.variables import default_base_job_template
-from servers.canned import FINAL
-from simulator import LogScript, TaskScript
-from simulator.faults import Call
+from support.servers.canned import FINAL
+from support.simulator import LogScript, TaskScript
+from support.simulator.faults import Call
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

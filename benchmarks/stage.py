@@ -20,9 +20,9 @@ import aiohttp
 
 from benchmarks.counted_calls import Calls
 from benchmarks.processes import Measured, measured
-from servers.canned import CannedApi, serve, shape
-from servers.prefect import free_port
-from simulator import AwsSimulator, What, fault
+from support.servers.canned import CannedApi, serve, shape
+from support.servers.prefect import free_port
+from support.simulator import AwsSimulator, What, fault
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping

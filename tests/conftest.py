@@ -9,7 +9,7 @@ import pytest
 
 from ecs_worker.prefect_api.client import PrefectClient
 from ecs_worker.settings import PrefectSettings
-from servers.prefect import Admin, PrefectServer, prefect_server
+from support.servers.prefect import Admin, PrefectServer, prefect_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

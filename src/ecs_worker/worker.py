@@ -34,26 +34,26 @@ from ecs_worker import __version__
 from ecs_worker.aws.session import Aws
 from ecs_worker.errors import EcsWorkerError, JobInvalid, PrefectError, PrefectNotFound, UserError
 from ecs_worker.lifecycle.adopt import Adopt
-from ecs_worker.lifecycle.announce import Announce
 from ecs_worker.lifecycle.cancel import Cancel
 from ecs_worker.lifecycle.claim import Claim
 from ecs_worker.lifecycle.cleanup import Cleanup
 from ecs_worker.lifecycle.define import Define
-from ecs_worker.lifecycle.events import Events
-from ecs_worker.lifecycle.feed import Feed
+from ecs_worker.lifecycle.journal.event_feed import EventFeed
+from ecs_worker.lifecycle.journal.output import Logs
+from ecs_worker.lifecycle.journal.run_logs import RunLogs
 from ecs_worker.lifecycle.launch import Launch, LaunchFailed, NotOurs, NotWanted
-from ecs_worker.lifecycle.lease import Lease
-from ecs_worker.lifecycle.ledger import Ledger
-from ecs_worker.lifecycle.logs import Logs
+from ecs_worker.lifecycle.listen import Events
 from ecs_worker.lifecycle.poll import Poll
-from ecs_worker.lifecycle.render import Render
+from ecs_worker.lifecycle.rendering.render import Render
+from ecs_worker.lifecycle.renew import Lease
 from ecs_worker.lifecycle.report import Report
+from ecs_worker.lifecycle.run.ledger import Ledger
 from ecs_worker.lifecycle.watch import Watch
 from ecs_worker.ops.heartbeat import Heartbeat
 from ecs_worker.prefect_api.client import PrefectClient
 
 if TYPE_CHECKING:
-    from ecs_worker.lifecycle.ledger import Held
+    from ecs_worker.lifecycle.run.ledger import Held
     from ecs_worker.prefect_api.schemas import FlowRun
     from ecs_worker.settings import PrefectSettings, WorkerSettings
 
@@ -94,11 +94,11 @@ class Worker:
         settings = self.settings
         self.ledger = Ledger(limit=settings.limit, max_launching=settings.max_launching)
         self._heartbeat = Heartbeat(api, settings, self._prefect.api_url)
-        self._feed = Feed(api)
+        self._feed = RunLogs(api)
         self._claim = Claim(api, self.ledger, settings.name)
         self._render = Render(api, aws, settings, self._prefect, self._heartbeat)
         define = Define(aws)
-        self._announce = Announce(api, settings.name, self._heartbeat, self._render.names)
+        self._announce = EventFeed(api, settings.name, self._heartbeat, self._render.names)
         self._launch = Launch(api, aws, self.ledger, define, self._feed, self.stopping, settings.name, self._announce)
         self.logs = Logs(aws, self._feed, self.ledger)
         self._report = Report(

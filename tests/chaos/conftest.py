@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaos.arena import SERVER
-from servers.prefect import prefect_server
+from support.arena import SERVER
+from support.servers.prefect import prefect_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from servers.prefect import PrefectServer
+    from support.servers.prefect import PrefectServer
 
 _TABLE = "table: "
 

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chaos.arena import SERVER, Arena
-from servers.prefect import prefect_server
-from simulator import FlowScript, TaskScript, What, fault
+from support.arena import SERVER, Arena
+from support.servers.prefect import prefect_server
+from support.simulator import FlowScript, TaskScript, What, fault
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from servers.prefect import PrefectServer
-    from simulator.fleet import Task
+    from support.servers.prefect import PrefectServer
+    from support.simulator.fleet import Task
 
 pytestmark = pytest.mark.anyio
 

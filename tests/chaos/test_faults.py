@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chaos.arena import WORKERS, Arena
-from simulator import Fault, FlowScript, Limit, ScriptRule, TaskScript, What, fault
+from support.arena import WORKERS, Arena
+from support.simulator import Fault, FlowScript, Limit, ScriptRule, TaskScript, What, fault
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from servers.prefect import PrefectServer
+    from support.servers.prefect import PrefectServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 

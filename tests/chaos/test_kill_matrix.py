@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from chaos.arena import WORKERS, Arena
-from simulator import FlowScript, Phase, Point, ScriptRule, TaskScript, fails_to_start
+from support.arena import WORKERS, Arena
+from support.simulator import FlowScript, Phase, Point, ScriptRule, TaskScript, fails_to_start
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from servers.prefect import PrefectServer
-    from simulator import Call, Pause
-    from simulator.faults import Director
+    from support.servers.prefect import PrefectServer
+    from support.simulator import Call, Pause
+    from support.simulator.faults import Director
 
 SETTLED_WITHIN = 60.0  # real seconds from the restart, on a machine that does a dozen of these at once
 AT_ONCE = 5

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from chaos.arena import WORKERS, Arena
-from simulator import FlowScript, TaskScript, What, fault
+from support.arena import WORKERS, Arena
+from support.simulator import FlowScript, TaskScript, What, fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from chaos.arena import Process
-    from servers.prefect import PrefectServer
+    from support.arena import Process
+    from support.servers.prefect import PrefectServer
 
     Show = Callable[[str, str], None]
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaos.arena import Arena
-from simulator import START_FAILURES, FlowScript, ScriptRule, TaskScript, fails_to_start, spot_interruption
+from support.arena import Arena
+from support.simulator import START_FAILURES, FlowScript, ScriptRule, TaskScript, fails_to_start, spot_interruption
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from servers.prefect import PrefectServer
+    from support.servers.prefect import PrefectServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 

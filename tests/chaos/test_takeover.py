@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chaos.arena import WORKERS, Arena
-from simulator import FlowScript, Phase, Point, ScriptRule, TaskScript, What, fails_to_start, fault
+from support.arena import WORKERS, Arena
+from support.simulator import FlowScript, Phase, Point, ScriptRule, TaskScript, What, fails_to_start, fault
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from chaos.arena import Process
-    from servers.prefect import PrefectServer
+    from support.arena import Process
+    from support.servers.prefect import PrefectServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from e2e.world import AUTH_STRING, World, ecs_client
 from ecs_worker.local.server import EmbeddedAws, LocalSettings
-from servers.prefect import Admin, PrefectServer, prefect_server
+from support.servers.prefect import Admin, PrefectServer, prefect_server
+from support.world import AUTH_STRING, World, ecs_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from e2e.world import World, steps
 from ecs_worker.job.variables import default_base_job_template
-from servers.worker import command, environment
+from support.servers.worker import command, environment
+from support.world import World, steps
 
 if TYPE_CHECKING:
     from pathlib import Path

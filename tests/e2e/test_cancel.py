@@ -6,7 +6,7 @@ from datetime import datetime
 
 import pytest
 
-from e2e.world import FLOWS, World
+from support.world import FLOWS, World
 
 pytestmark = pytest.mark.anyio
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from simulator.chaos_proxy import ChaosProxy
-from simulator.faults import Phase, Point
+from support.simulator.chaos_proxy import ChaosProxy
+from support.simulator.faults import Phase, Point
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from e2e.world import World
+    from support.world import World
 
 pytestmark = pytest.mark.anyio
 CLAIM = "POST /flow_runs/{id}/set_state PENDING"

@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from e2e.world import AUTH_STRING, ROLE, World
+from support.world import AUTH_STRING, ROLE, World
 
 pytestmark = pytest.mark.anyio
 AWS_SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"

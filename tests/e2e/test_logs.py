@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from e2e.world import ROLE, World
-from servers.prefect import wait_until
+from support.servers.prefect import wait_until
+from support.world import ROLE, World
 
 pytestmark = pytest.mark.anyio
 STREAMED = {"configure_cloudwatch_logs": True, "stream_output": True, "execution_role_arn": ROLE}

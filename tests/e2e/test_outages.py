@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from e2e.world import World
-from servers.prefect import Admin, PrefectServer, free_port, prefect_server
-from servers.worker import WorkerProcess, worker
+from support.servers.prefect import Admin, PrefectServer, free_port, prefect_server
+from support.servers.worker import WorkerProcess, worker
+from support.world import World
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

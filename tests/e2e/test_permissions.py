@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import json
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from e2e.world import World, ecs_client
 from ecs_worker.local.server import EmbeddedAws, LocalSettings
-from simulator.chaos_proxy import ChaosProxy
-from simulator.faults import What, fault
+from support.paths import TOP
+from support.simulator.chaos_proxy import ChaosProxy
+from support.simulator.faults import What, fault
+from support.world import World, ecs_client
 
 if TYPE_CHECKING:
-    from servers.prefect import Admin
+    from pathlib import Path
+
+    from support.servers.prefect import Admin
 
 pytestmark = pytest.mark.anyio
-POLICIES = Path(__file__).parents[2] / "iam"
+POLICIES = TOP / "iam"
 ACCOUNT = "arn:aws:iam::123456789012:role/"
 ROLES = {"task_role_arn": ACCOUNT + "my-task-role", "execution_role_arn": ACCOUNT + "my-task-execution-role"}
 # What each action is checked against, by the Service Authorization Reference; {…} is filled in below.

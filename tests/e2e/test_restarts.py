@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from servers.prefect import wait_until
-from simulator.chaos_proxy import ChaosProxy
-from simulator.faults import Phase, Point, What, fault
+from support.servers.prefect import wait_until
+from support.simulator.chaos_proxy import ChaosProxy
+from support.simulator.faults import Phase, Point, What, fault
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from e2e.world import World
+    from support.world import World
 
 pytestmark = pytest.mark.anyio
 OURS = "ecs-worker/*"

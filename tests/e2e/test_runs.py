@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from e2e.world import EXAMPLES, FLOWS, ROLE, World, steps
-from servers.prefect import wait_until
-from servers.worker import worker
+from support.paths import EXAMPLES
+from support.servers.prefect import wait_until
+from support.servers.worker import worker
+from support.world import FLOWS, ROLE, World, steps
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from servers.prefect import Admin
+    from support.servers.prefect import Admin
 
 pytestmark = pytest.mark.anyio
 LOGGED = {"configure_cloudwatch_logs": True, "execution_role_arn": ROLE}

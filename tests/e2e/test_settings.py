@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from servers.prefect import free_port, wait_until
-from servers.worker import QUICK, command, environment
+from support.servers.prefect import free_port, wait_until
+from support.servers.worker import QUICK, command, environment
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from e2e.world import World
+    from support.world import World
 
 pytestmark = pytest.mark.anyio
 

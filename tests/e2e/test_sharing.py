@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from e2e.world import World, most_at_once, run_of
-from servers.prefect import wait_until
+from support.servers.prefect import wait_until
+from support.world import World, most_at_once, run_of
 
 pytestmark = pytest.mark.anyio
 

@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import os
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import start_blocking_portal
 
 from ecs_worker.job.variables import default_base_job_template
-from servers.canned import CannedApi, serve
-from simulator import AwsSimulator
+from support.servers.canned import CannedApi, serve
+from support.simulator import AwsSimulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-POOL = "scale"
-
-
-@dataclass(frozen=True)
-class Outside:
-    """All that a worker talks to. `portal` runs functions in its thread."""
-
-    portal: BlockingPortal
-    aws: AwsSimulator
-    api: CannedApi
+from support.outside import POOL, Outside
 
 
 @asynccontextmanager

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scale.conftest import POOL
-from servers.canned import FINAL
-from servers.worker import command, environment
-from simulator import TaskScript
+from support.outside import POOL
+from support.servers.canned import FINAL
+from support.servers.worker import command, environment
+from support.simulator import TaskScript
 
 if TYPE_CHECKING:
-    from scale.conftest import Outside
-    from servers.canned import CannedApi
+    from support.outside import Outside
+    from support.servers.canned import CannedApi
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "1.2"))
 WARM_UP = 0.25  # of the time: caches fill, and the allocator finds its size

@@ -13,21 +13,21 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 
-from ecs_worker.lifecycle.ledger import Held
+from ecs_worker.lifecycle.run.ledger import Held
 from ecs_worker.model import AwsTarget, ClaimedRun, Phase, Placement, TaskFacts
 from ecs_worker.settings import PrefectSettings, WorkerSettings
 from ecs_worker.worker import Worker
-from scale.conftest import POOL
-from servers.prefect import wait_until
-from simulator import Call, TaskScript, What, fault
-from simulator.helpers import DEFINITION, run_task
+from support.outside import POOL
+from support.servers.prefect import wait_until
+from support.simulator import Call, TaskScript, What, fault
+from support.simulator.helpers import DEFINITION, run_task
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from scale.conftest import Outside
-    from servers.canned import CannedApi
-    from simulator.aws import AwsSimulator
+    from support.outside import Outside
+    from support.servers.canned import CannedApi
+    from support.simulator.aws import AwsSimulator
 
 T = TypeVar("T")
 

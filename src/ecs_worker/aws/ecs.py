@@ -10,8 +10,8 @@ from botocore.utils import parse_timestamp
 
 from ecs_worker.aws.service import Service, read_plainly
 from ecs_worker.errors import AwsError
-from ecs_worker.job.classify import NO_CLUSTER, Kind, classify
 from ecs_worker.model import AwsFailure, ContainerFacts, TaskFacts
+from ecs_worker.verdicts.classify import NO_CLUSTER, Kind, classify
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -41,8 +41,8 @@ from ecs_worker.aws.s3 import S3
 from ecs_worker.aws.service import Service
 from ecs_worker.aws.sqs import LONG_POLL, Sqs
 from ecs_worker.errors import AwsError, UserError
-from ecs_worker.job.classify import is_throttle
 from ecs_worker.model import AwsCredentials, AwsTarget
+from ecs_worker.verdicts.classify import is_throttle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

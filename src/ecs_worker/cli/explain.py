@@ -15,18 +15,18 @@ from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import OPTIONS, WorkerDefaults, origins, pool_defaults
 from ecs_worker.job.requests import flow_container_name
 from ecs_worker.job.template import placeholders
-from ecs_worker.lifecycle.render import assemble
+from ecs_worker.lifecycle.rendering.render import assemble
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ecs_worker.cli.preview import Asked, Preview
+    from ecs_worker.cli.preview import Preview, RenderJob
     from ecs_worker.job.rules import Job
 
 _REQUESTS = {"RegisterTaskDefinition": "task_definition", "RunTask": "task_run_request"}
 
 
-async def explain(asked: Asked, sources: Preview) -> dict[str, str]:
+async def explain(asked: RenderJob, sources: Preview) -> dict[str, str]:
     """Path of each value → where it came from, in words."""
     job = await _made(asked, sources)
     assert job is not None, "what is explained has been rendered before"
@@ -44,7 +44,7 @@ async def explain(asked: Asked, sources: Preview) -> dict[str, str]:
     return {path: ", ".join(known) or _otherwise(path, asked) for path, known in found.items()}
 
 
-def _left_out(asked: Asked) -> Iterator[tuple[str, Asked]]:
+def _left_out(asked: RenderJob) -> Iterator[tuple[str, RenderJob]]:
     """What was said, and the job without it: job variables, the worker's options, then parts of the template."""
     layers = _layers(asked)
     came_from = origins(asked.template, asked.deployed, asked.context.run.job_variables)
@@ -70,12 +70,12 @@ def _left_out(asked: Asked) -> Iterator[tuple[str, Asked]]:
         yield "the work pool's template", replace(asked, template=template)
 
 
-def _layers(asked: Asked) -> tuple[Mapping[str, Any], ...]:
+def _layers(asked: RenderJob) -> tuple[Mapping[str, Any], ...]:
     """Where variables are said, the strongest first."""
     return asked.context.run.job_variables, asked.deployed, pool_defaults(asked.template)
 
 
-def _env_left_out(asked: Asked, layers: tuple[Mapping[str, Any], ...]) -> Iterator[tuple[str, Asked]]:
+def _env_left_out(asked: RenderJob, layers: tuple[Mapping[str, Any], ...]) -> Iterator[tuple[str, RenderJob]]:
     """`env` merges, so each of its variables has an origin of its own."""
     for name, words in _env_origins(layers).items():
         yield f"env.{name} ({words})", _without_env(asked, name)
@@ -91,7 +91,7 @@ def _env_origins(layers: tuple[Mapping[str, Any], ...]) -> dict[str, str]:
     return origin
 
 
-def _without_variable(asked: Asked, name: str) -> Asked:
+def _without_variable(asked: RenderJob, name: str) -> RenderJob:
     def rest(variables: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in variables.items() if key.split(".")[0] != name}
 
@@ -102,7 +102,7 @@ def _without_variable(asked: Asked, name: str) -> Asked:
     return _changed(asked, rest, remove)
 
 
-def _without_env(asked: Asked, name: str) -> Asked:
+def _without_env(asked: RenderJob, name: str) -> RenderJob:
     def rest(variables: Mapping[str, Any]) -> dict[str, Any]:
         kept = {key: value for key, value in variables.items() if key != f"env.{name}"}
         if isinstance(kept.get("env"), dict):
@@ -116,14 +116,14 @@ def _without_env(asked: Asked, name: str) -> Asked:
     return _changed(asked, rest, remove)
 
 
-def _changed(asked: Asked, rest: Any, remove: Any) -> Asked:
+def _changed(asked: RenderJob, rest: Any, remove: Any) -> RenderJob:
     template = copy.deepcopy(dict(asked.template))
     remove(template["variables"].get("properties"))
     run = replace(asked.context.run, job_variables=rest(asked.context.run.job_variables))
     return replace(asked, template=template, deployed=rest(asked.deployed), context=replace(asked.context, run=run))
 
 
-async def _made(asked: Asked, sources: Preview) -> Job | None:
+async def _made(asked: RenderJob, sources: Preview) -> Job | None:
     """The job; None if nothing can be made of it."""
     try:
         job, _ = await assemble(asked.template, asked.deployed, asked.context, sources)
@@ -169,7 +169,7 @@ def _paths(template: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
             yield from _paths(item, (*path, key))
 
 
-def _otherwise(path: str, asked: Asked) -> str:
+def _otherwise(path: str, asked: RenderJob) -> str:
     """What nothing that was left out has changed: said by default, by the run itself, or said twice."""
     name = path.rpartition("[")[2].rstrip("]")
     in_env = _env_origins(_layers(asked)).get(name)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ecs_worker.aws.logs import LogEvent
     from ecs_worker.aws.session import Aws
-    from ecs_worker.lifecycle.tail import Reader, Tail
+    from ecs_worker.lifecycle.journal.tail import Reader, Tail
     from ecs_worker.model import AwsTarget, LogStream, TaskFacts
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.prefect_api.schemas import FlowRun
@@ -142,7 +142,7 @@ async def _rendered(api: PrefectClient, run: FlowRun, settings: PrefectSettings)
     """The containers as the run's job says today; ECS forgets a task an hour after its end."""
     from ecs_worker.cli.preview import Preview  # noqa: PLC0415 - `--help` needs none of this
     from ecs_worker.cli.render import Wanted, of_server  # noqa: PLC0415 - likewise
-    from ecs_worker.lifecycle.render import render_job  # noqa: PLC0415 - likewise
+    from ecs_worker.lifecycle.rendering.render import render_job  # noqa: PLC0415 - likewise
 
     asked = await of_server(Wanted(None, run.id, None, None), api, load(JobDefaults), settings)
     job = await render_job(asked.template, asked.deployed, asked.context, Preview(api))
@@ -175,7 +175,7 @@ def _chosen(containers: Sequence[Mapping[str, Any]], wanted: str | None, place: 
 
 
 async def _print(aws: Aws, place: _Place, stream: LogStream, follow: bool, since: datetime | None) -> None:
-    from ecs_worker.lifecycle.tail import MISSING, Reader, Tail  # noqa: PLC0415 - `--help` needs none of this
+    from ecs_worker.lifecycle.journal.tail import MISSING, Reader, Tail  # noqa: PLC0415 - `--help` needs none of this
     from ecs_worker.model import AwsTarget  # noqa: PLC0415 - likewise
 
     target = AwsTarget(region=stream.region)

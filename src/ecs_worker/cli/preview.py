@@ -9,13 +9,13 @@ from uuid import UUID
 
 from ecs_worker.aws.session import Aws
 from ecs_worker.errors import UserError
-from ecs_worker.job.documents import ignored_warning
+from ecs_worker.job.attached import ignored_warning
 from ecs_worker.job.masking import MASK, masked
 from ecs_worker.job.requests import FoundNetwork, definition_digest
 from ecs_worker.lifecycle.define import registration
-from ecs_worker.lifecycle.documents import S3, Documents, s3_object
-from ecs_worker.lifecycle.render import render_job
-from ecs_worker.lifecycle.sources import PrefectSources
+from ecs_worker.lifecycle.rendering.files import S3, Documents, s3_object
+from ecs_worker.lifecycle.rendering.render import render_job
+from ecs_worker.lifecycle.rendering.sources import PrefectSources
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,7 @@ _SHOWN = {
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RenderJob:
     """One job to render. `deployed` are the deployment's variables; the run's are in `context`."""
 
     template: Mapping[str, Any]
@@ -134,7 +134,7 @@ class _Anything(str):
         return self
 
 
-async def preview(asked: Asked, sources: Preview) -> dict[str, Any]:
+async def preview(asked: RenderJob, sources: Preview) -> dict[str, Any]:
     """Both requests by name, secrets masked. Raises JobInvalid with all problems."""
     job = await render_job(asked.template, asked.deployed, asked.context, sources)
     if warning := ignored_warning(job.configuration):

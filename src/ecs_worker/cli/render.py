@@ -19,7 +19,7 @@ from ecs_worker.settings import JobDefaults, PrefectSettings, load
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ecs_worker.cli.preview import Asked, Preview
+    from ecs_worker.cli.preview import Preview, RenderJob
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.prefect_api.schemas import Deployment, WorkPool
 
@@ -138,7 +138,7 @@ async def _render(
         return [await _text(asked, sources, form, explain) for asked in jobs], list(sources.notes)
 
 
-async def _text(asked: Asked, sources: Preview, form: Format, explain: bool) -> str:
+async def _text(asked: RenderJob, sources: Preview, form: Format, explain: bool) -> str:
     from ecs_worker.cli.explain import explain as origins_of  # noqa: PLC0415 - `--help` needs none of this
     from ecs_worker.cli.preview import preview  # noqa: PLC0415 - likewise
 
@@ -152,11 +152,11 @@ async def _text(asked: Asked, sources: Preview, form: Format, explain: bool) -> 
     return yaml.safe_dump(document, allow_unicode=True).rstrip("\n")
 
 
-async def of_server(wanted: Wanted, api: PrefectClient, defaults: JobDefaults, prefect: PrefectSettings) -> Asked:
+async def of_server(wanted: Wanted, api: PrefectClient, defaults: JobDefaults, prefect: PrefectSettings) -> RenderJob:
     """The job that the server has for it. Raises UserError where there is none, and PrefectError."""
-    from ecs_worker.cli.preview import CLAIM, RUN, Asked  # noqa: PLC0415 - `--help` needs none of this
+    from ecs_worker.cli.preview import CLAIM, RUN, RenderJob  # noqa: PLC0415 - `--help` needs none of this
     from ecs_worker.job.configuration import merge_job_variables  # noqa: PLC0415 - likewise
-    from ecs_worker.lifecycle.render import flow_run_context  # noqa: PLC0415 - likewise
+    from ecs_worker.lifecycle.rendering.render import flow_run_context  # noqa: PLC0415 - likewise
     from ecs_worker.model import ClaimedRun  # noqa: PLC0415 - likewise
 
     deployment: Deployment | None
@@ -182,7 +182,7 @@ async def of_server(wanted: Wanted, api: PrefectClient, defaults: JobDefaults, p
     around = _Around(await ecs_pool(api, pool_name), await api.server_version())
     context = flow_run_context(run, await api.read_flow(run.flow_id), deployment, around, _WORKER, defaults, prefect)
     deployed = deployment.job_variables if deployment is not None else {}
-    return Asked(wanted.template or around.pool.base_job_template, deployed, context)
+    return RenderJob(wanted.template or around.pool.base_job_template, deployed, context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ class _Around:
     worker_id: UUID | None = None
 
 
-def _offline(wanted: Wanted, defaults: JobDefaults, prefect: PrefectSettings) -> Asked:
+def _offline(wanted: Wanted, defaults: JobDefaults, prefect: PrefectSettings) -> RenderJob:
     from ecs_worker.cli import preview  # noqa: PLC0415 - `--help` needs none of this
     from ecs_worker.job.configuration import FlowRunContext, WorkerDefaults  # noqa: PLC0415 - likewise
     from ecs_worker.job.variables import default_base_job_template  # noqa: PLC0415 - likewise
@@ -211,14 +211,14 @@ def _offline(wanted: Wanted, defaults: JobDefaults, prefect: PrefectSettings) ->
         inherited_env=prefect.inherited,
         defaults=WorkerDefaults.of(defaults),
     )
-    return preview.Asked(wanted.template or default_base_job_template(), wanted.variables or {}, context)
+    return preview.RenderJob(wanted.template or default_base_job_template(), wanted.variables or {}, context)
 
 
 def _read(path: Path | None, name: str) -> Mapping[str, Any] | None:
     """A file with a mapping in JSON or YAML. Raises UserError naming what is wrong with it."""
     if path is None:
         return None
-    from ecs_worker.lifecycle.documents import parsed  # noqa: PLC0415 - `--help` needs none of this
+    from ecs_worker.lifecycle.rendering.files import parsed  # noqa: PLC0415 - `--help` needs none of this
 
     try:
         document = parsed(path.read_bytes())

@@ -21,7 +21,7 @@ _MAPS = {"options", "driverOpts", "dockerLabels"}
 _COMMANDS = {"command", "entryPoint"}
 
 
-class Hidden:
+class Redactor:
     """Texts that came out of blocks and Prefect variables: no message may repeat them, `but` for those given."""
 
     def __init__(self, *sources: Any, but: Iterable[str] = ()) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job import container_rules
 from ecs_worker.job.container_rules import repeated
-from ecs_worker.job.masking import Hidden
+from ecs_worker.job.masking import Redactor
 from ecs_worker.job.names import LONGEST_TAG_KEY, LONGEST_TAG_VALUE, container_slug
 from ecs_worker.job.requests import (
     CAPACITY,
@@ -69,7 +69,7 @@ class Job:
     run_task: Mapping[str, Any]
     came_from: Mapping[str, str] = field(default_factory=dict)
     described: bool = True
-    hidden: Hidden = field(default_factory=Hidden)
+    hidden: Redactor = field(default_factory=Redactor)
 
     @property
     def containers(self) -> list[Mapping[str, Any]]:

@@ -22,24 +22,24 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ecs_worker.errors import AwsError, JobInvalid, PrefectError, PrefectNotFound, UserError
-from ecs_worker.job.classify import NO_CLUSTER, Kind, classify
 from ecs_worker.lifecycle.claim import claimant, claims, ended_before, held_for, take_back
 from ecs_worker.lifecycle.launch import WORKER_LABEL
+from ecs_worker.lifecycle.loops import rim
 from ecs_worker.lifecycle.report import task_of
-from ecs_worker.lifecycle.rim import rim
 from ecs_worker.model import AwsTarget, ClaimedRun, Placement, TaskFacts
 from ecs_worker.prefect_api.schemas import StateType
+from ecs_worker.verdicts.classify import NO_CLUSTER, Kind, classify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from uuid import UUID
 
     from ecs_worker.aws.session import Aws
-    from ecs_worker.lifecycle.feed import Feed
+    from ecs_worker.lifecycle.journal.run_logs import RunLogs
     from ecs_worker.lifecycle.launch import Launch
-    from ecs_worker.lifecycle.ledger import Held, Ledger
-    from ecs_worker.lifecycle.render import Render
+    from ecs_worker.lifecycle.rendering.render import Render
     from ecs_worker.lifecycle.report import Report
+    from ecs_worker.lifecycle.run.ledger import Held, Ledger
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.prefect_api.schemas import FlowRun, RunState
     from ecs_worker.settings import WorkerSettings
@@ -133,7 +133,7 @@ class Adopt:
         render: Render,
         launch: Launch,
         report: Report,
-        feed: Feed,
+        feed: RunLogs,
         settings: WorkerSettings,
         send: Callable[[Held], None],
     ) -> None:

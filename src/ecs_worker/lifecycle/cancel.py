@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ecs_worker.errors import PrefectError
-from ecs_worker.lifecycle.rim import rim
+from ecs_worker.lifecycle.loops import rim
 from ecs_worker.model import Phase
 from ecs_worker.prefect_api.events import cancelling_runs
 from ecs_worker.prefect_api.schemas import StateType
 
 if TYPE_CHECKING:
-    from ecs_worker.lifecycle.ledger import Held, Ledger
-    from ecs_worker.lifecycle.render import Surroundings
+    from ecs_worker.lifecycle.rendering.render import PoolView
+    from ecs_worker.lifecycle.run.ledger import Held, Ledger
     from ecs_worker.lifecycle.watch import Watch
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.settings import WorkerSettings
@@ -35,7 +35,7 @@ class Cancel:
     """Looks for cancelled runs among the held ones."""
 
     def __init__(
-        self, api: PrefectClient, ledger: Ledger, watch: Watch, settings: WorkerSettings, surroundings: Surroundings
+        self, api: PrefectClient, ledger: Ledger, watch: Watch, settings: WorkerSettings, surroundings: PoolView
     ) -> None:
         self._api = api
         self._ledger = ledger

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 from uuid import uuid4, uuid5
 
 from ecs_worker.errors import PrefectError, PrefectNotFound
-from ecs_worker.job.classify import Kind
-from ecs_worker.lifecycle.ledger import Held
+from ecs_worker.lifecycle.run.ledger import Held
 from ecs_worker.model import ClaimedRun
-from ecs_worker.prefect_api.schemas import ProposedState, StateType, Verdict
+from ecs_worker.prefect_api.schemas import ProposedState, SetStateStatus, StateType
+from ecs_worker.verdicts.classify import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from uuid import UUID
 
-    from ecs_worker.lifecycle.ledger import Ledger
+    from ecs_worker.lifecycle.run.ledger import Ledger
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.prefect_api.schemas import FlowRun, Orchestration, RunState
 
@@ -185,7 +185,7 @@ async def take_back(api: PrefectClient, run: ClaimedRun, end: RunState) -> None:
 
 def is_ours(answer: Orchestration, run: ClaimedRun) -> bool:
     """Whether the server's answer says that the run is Pending by this very claim."""
-    if answer.status is Verdict.ACCEPT:
+    if answer.status is SetStateStatus.ACCEPT:
         return answer.state is not None and answer.state.type is StateType.PENDING
     state = answer.state
     return state is not None and state.type is StateType.PENDING and state.transition_id == run.claim_id

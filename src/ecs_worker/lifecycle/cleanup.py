@@ -18,18 +18,18 @@ import anyio
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from ecs_worker.errors import AwsError, EcsWorkerError, PrefectUnavailable, PrefectUnreachable
-from ecs_worker.job.classify import NO_CLUSTER, Kind, classify
 from ecs_worker.lifecycle.adopt import as_held, latest_claim, placement_of
 from ecs_worker.lifecycle.report import task_of
 from ecs_worker.model import AwsTarget, Phase
+from ecs_worker.verdicts.classify import NO_CLUSTER, Kind, classify
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from ecs_worker.aws.session import Aws
     from ecs_worker.lifecycle.launch import Launch
-    from ecs_worker.lifecycle.ledger import Held, Ledger
-    from ecs_worker.lifecycle.render import Render
+    from ecs_worker.lifecycle.rendering.render import Render
+    from ecs_worker.lifecycle.run.ledger import Held, Ledger
     from ecs_worker.lifecycle.watch import Watch
     from ecs_worker.prefect_api.channel import Channel, Teardown
     from ecs_worker.prefect_api.client import PrefectClient

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from ecs_worker.errors import EcsWorkerError
 from ecs_worker.job.requests import definition_digest
-from ecs_worker.lifecycle.cache import Lookups
+from ecs_worker.lifecycle.rendering.lookups import Lookups
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ecs_worker.aws.session import Aws
-    from ecs_worker.lifecycle.ledger import Held
+    from ecs_worker.lifecycle.run.ledger import Held
     from ecs_worker.model import AwsTarget, LaunchRequest
 
 log = logging.getLogger(__name__)

@@ -21,24 +21,24 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from tenacity.wait import wait_base
 
 from ecs_worker.errors import AwsError, EcsWorkerError, PrefectError
-from ecs_worker.job.classify import Kind, classify
 from ecs_worker.job.requests import without_spot
 from ecs_worker.lifecycle.claim import WAITING, claims, still_pending, waiting_id
 from ecs_worker.model import AwsFailure, Phase, TaskFacts
 from ecs_worker.prefect_api.schemas import ProposedState, StateType
+from ecs_worker.verdicts.classify import Kind, classify
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ecs_worker.aws.ecs import Ecs
     from ecs_worker.aws.session import Aws
-    from ecs_worker.job.classify import Verdict
-    from ecs_worker.lifecycle.announce import Announce
     from ecs_worker.lifecycle.define import Define
-    from ecs_worker.lifecycle.feed import Feed
-    from ecs_worker.lifecycle.ledger import Held, Ledger
+    from ecs_worker.lifecycle.journal.event_feed import EventFeed
+    from ecs_worker.lifecycle.journal.run_logs import RunLogs
+    from ecs_worker.lifecycle.run.ledger import Held, Ledger
     from ecs_worker.model import LaunchRequest
     from ecs_worker.prefect_api.client import PrefectClient
+    from ecs_worker.verdicts.classify import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -94,10 +94,10 @@ class Launch:
         aws: Aws,
         ledger: Ledger,
         define: Define,
-        feed: Feed,
+        feed: RunLogs,
         stopping: anyio.Event,
         worker: str,
-        announce: Announce,
+        announce: EventFeed,
     ) -> None:
         self._api = api
         self._aws = aws

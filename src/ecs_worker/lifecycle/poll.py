@@ -18,7 +18,7 @@ from ecs_worker.errors import PrefectError, PrefectNotFound
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ecs_worker.lifecycle.ledger import Ledger
+    from ecs_worker.lifecycle.run.ledger import Ledger
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.prefect_api.schemas import FlowRun
     from ecs_worker.settings import WorkerSettings

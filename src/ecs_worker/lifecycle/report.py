@@ -16,21 +16,21 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ecs_worker.errors import PrefectError, PrefectNotFound
-from ecs_worker.job.classify import Kind, classify
-from ecs_worker.job.diagnose import diagnose
 from ecs_worker.lifecycle.claim import SPOT_LOST, of_claim, still_pending
-from ecs_worker.lifecycle.rim import rim
+from ecs_worker.lifecycle.loops import rim
 from ecs_worker.model import Phase
-from ecs_worker.prefect_api.schemas import ProposedState, StateType, Verdict
+from ecs_worker.prefect_api.schemas import ProposedState, SetStateStatus, StateType
+from ecs_worker.verdicts.classify import Kind, classify
+from ecs_worker.verdicts.diagnose import diagnose
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
     from ecs_worker.lifecycle.define import Define
-    from ecs_worker.lifecycle.feed import Feed
-    from ecs_worker.lifecycle.ledger import Held, Ledger
-    from ecs_worker.lifecycle.logs import Logs
+    from ecs_worker.lifecycle.journal.output import Logs
+    from ecs_worker.lifecycle.journal.run_logs import RunLogs
+    from ecs_worker.lifecycle.run.ledger import Held, Ledger
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.prefect_api.schemas import FlowRun
 
@@ -115,7 +115,7 @@ class Report:
         api: PrefectClient,
         ledger: Ledger,
         define: Define,
-        feed: Feed,
+        feed: RunLogs,
         logs: Logs,
         grace: float,
         again: Callable[[Held], None],
@@ -280,7 +280,7 @@ class Report:
             log.warning("%s is not marked %s yet: %s", held.run.name, name, error)
             return
         else:
-            if answer.status is Verdict.ACCEPT:
+            if answer.status is SetStateStatus.ACCEPT:
                 self._feed.tell(held.run, f"{name}: {message}", level=level)
                 self._ledger.counts[f"ended_{kind.lower()}"] += 1
             elif answer.state is not None and not answer.state.type.final:

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ecs_worker.errors import EcsWorkerError
-from ecs_worker.lifecycle.rim import rim
+from ecs_worker.lifecycle.loops import rim
 from ecs_worker.model import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ecs_worker.aws.session import Aws
-    from ecs_worker.lifecycle.announce import Announce
-    from ecs_worker.lifecycle.feed import Feed
-    from ecs_worker.lifecycle.ledger import Held, Ledger
-    from ecs_worker.lifecycle.logs import Logs
+    from ecs_worker.lifecycle.journal.event_feed import EventFeed
+    from ecs_worker.lifecycle.journal.output import Logs
+    from ecs_worker.lifecycle.journal.run_logs import RunLogs
+    from ecs_worker.lifecycle.run.ledger import Held, Ledger
     from ecs_worker.model import AwsTarget, TaskFacts
     from ecs_worker.settings import WorkerSettings
 
@@ -74,8 +74,8 @@ class Watch:
         aws: Aws,
         ledger: Ledger,
         logs: Logs,
-        feed: Feed,
-        announce: Announce,
+        feed: RunLogs,
+        announce: EventFeed,
         settings: WorkerSettings,
     ) -> None:
         self._aws = aws

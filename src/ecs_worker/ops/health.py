@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from ecs_worker.lifecycle.ledger import Ledger
     from ecs_worker.lifecycle.poll import Poll
+    from ecs_worker.lifecycle.run.ledger import Ledger
     from ecs_worker.lifecycle.watch import Watch
     from ecs_worker.settings import WorkerSettings
 

@@ -34,7 +34,7 @@ class StateType(StrEnum):
 _FINAL = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED})
 
 
-class Verdict(StrEnum):
+class SetStateStatus(StrEnum):
     """The server's answer to a proposed state (Prefect, `SetStateStatus`)."""
 
     ACCEPT = "ACCEPT"  # done
@@ -104,7 +104,7 @@ class ProposedState:
 class Orchestration:
     """What became of a proposed state. `state` is the run's state afterwards; `delay_seconds` only with WAIT."""
 
-    status: Verdict
+    status: SetStateStatus
     state: RunState | None = None
     reason: str = ""
     delay_seconds: float = 0
@@ -114,7 +114,7 @@ class Orchestration:
         """Read `set_state`'s answer; its HTTP status says nothing about the verdict."""
         details = raw.get("details") or {}
         return cls(
-            status=Verdict(raw["status"]),
+            status=SetStateStatus(raw["status"]),
             state=RunState.from_json(raw["state"]) if raw.get("state") else None,
             reason=details.get("reason") or "",
             delay_seconds=details.get("delay_seconds") or 0,

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from moto.core.exceptions import ServiceException
 
-from contexts import CONTEXT
 from ecs_worker.job import rules
+from ecs_worker.job.attached import with_documents
 from ecs_worker.job.configuration import JobConfiguration, WorkerDefaults, render_configuration
-from ecs_worker.job.documents import with_documents
 from ecs_worker.job.requests import (
     FoundNetwork,
     network_configuration,
@@ -21,6 +20,7 @@ from ecs_worker.job.requests import (
 )
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.local import rules as ecs
+from support.contexts import CONTEXT
 
 ROLE = "arn:aws:iam::123456789012:role/r"
 SECRET = "arn:aws:secretsmanager:eu-west-1:1:secret:k"

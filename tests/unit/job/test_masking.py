@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ecs_worker.job.masking import MASK, Hidden, masked
+from ecs_worker.job.masking import MASK, Redactor, masked
 
 
 def test_values_under_secret_names_and_passwords_in_urls_are_masked() -> None:
@@ -61,9 +61,11 @@ def test_secrets_in_commands(command: Any, shown: Any) -> None:
 
 
 def test_what_came_out_of_blocks_is_hidden() -> None:
-    hidden = Hidden({"value": "long secret", "inner": [{"pin": "12"}], "number": 5}, {"v": "line\nbreak"}, {"none": ""})
+    hidden = Redactor(
+        {"value": "long secret", "inner": [{"pin": "12"}], "number": 5}, {"v": "line\nbreak"}, {"none": ""}
+    )
     assert hidden.hide("cpu is 'long secret', gpu is 'xlong secrets'") == f"cpu is '{MASK}', gpu is 'x{MASK}s'"
     assert hidden.hide("pin '12' of 4123 in 5") == f"pin '{MASK}' of 4123 in 5"
     assert hidden.hide(f"{'line' + chr(10) + 'break'!r}") == f"'{MASK}'"
-    assert Hidden({"v": "<shown>", "w": "hunter2"}, but=["<shown>"]).hide("<shown> hunter2") == f"<shown> {MASK}"
-    assert Hidden().hide("all") == "all"
+    assert Redactor({"v": "<shown>", "w": "hunter2"}, but=["<shown>"]).hide("<shown> hunter2") == f"<shown> {MASK}"
+    assert Redactor().hide("all") == "all"

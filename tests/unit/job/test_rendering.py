@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import contexts
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.requests import FoundNetwork
 from ecs_worker.job.template import UNSET
 from ecs_worker.job.variables import default_base_job_template
-from ecs_worker.lifecycle.render import render_job
+from ecs_worker.lifecycle.rendering.render import render_job
+from support.contexts import CONTEXT as ANY_RUN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-CONTEXT = replace(contexts.CONTEXT, region="", inherited_env={"PREFECT_API_KEY": "pnu_1"})
+CONTEXT = replace(ANY_RUN, region="", inherited_env={"PREFECT_API_KEY": "pnu_1"})
 
 
 @dataclass(frozen=True)

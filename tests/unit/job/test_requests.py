@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -37,12 +36,12 @@ from ecs_worker.job.requests import (
 )
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.model import AwsCredentials, ClaimedRun, LogStream, Output
+from support.paths import STORED_TEMPLATES
 
-HERE = Path(__file__).parent
 TEMPLATES = {
     "ours": default_base_job_template(),
     **{
-        version: json.loads((HERE / f"prefect_aws_{version}_template.json").read_text("utf-8"))
+        version: json.loads((STORED_TEMPLATES / f"prefect_aws_{version}_template.json").read_text("utf-8"))
         for version in ("0_4", "0_7")
     },
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +11,12 @@ import pytest
 from ecs_worker.job.template import placeholders
 from ecs_worker.job.upgrade import known_leaves, upgraded
 from ecs_worker.job.variables import default_base_job_template
+from support.paths import STORED_TEMPLATES, TOP
 
-HERE = Path(__file__).parent
 OURS = default_base_job_template()
 THEIRS = {
-    "0.4": json.loads((HERE / "prefect_aws_0_4_template.json").read_text("utf-8")),
-    "0.7": json.loads((HERE / "prefect_aws_0_7_template.json").read_text("utf-8")),
+    "0.4": json.loads((STORED_TEMPLATES / "prefect_aws_0_4_template.json").read_text("utf-8")),
+    "0.7": json.loads((STORED_TEMPLATES / "prefect_aws_0_7_template.json").read_text("utf-8")),
 }
 STARTS = {**THEIRS, "ours": OURS}
 
@@ -95,7 +94,7 @@ def test_a_plain_value_in_place_of_a_dict_stays(template: dict[str, Any]) -> Non
 
 
 def test_the_digests_are_those_of_the_templates() -> None:
-    stored = json.loads((HERE.parents[2] / "src/ecs_worker/job/known_templates.json").read_text("utf-8"))
+    stored = json.loads((TOP / "src/ecs_worker/job/known_templates.json").read_text("utf-8"))
     versions = stored.pop("")
     for version, template in THEIRS.items():
         number = versions.index(f"prefect-aws {version}")

@@ -1,0 +1,1 @@
+"""What is told of runs, and where: their logs, Prefect's events, the worker's log."""

@@ -1,0 +1,1 @@
+"""From a claimed run to the requests that launch it."""

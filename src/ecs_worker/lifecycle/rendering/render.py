@@ -1,0 +1,283 @@
+"""Render: from a claimed run to the requests that launch it.
+
+What the job's pure functions need is read here: deployment, flow, blocks, variables, a reused definition, subnets.
+Nothing is written, so a process that dies here leaves only the claim.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ecs_worker.errors import EcsWorkerError, JobInvalid, PrefectNotFound
+from ecs_worker.job.attached import (
+    derived,
+    document_origins,
+    ignored_warning,
+    paths,
+    with_default_arguments,
+    with_documents,
+)
+from ecs_worker.job.configuration import (
+    FlowRunContext,
+    JobConfiguration,
+    WorkerDefaults,
+    merge_job_variables,
+    origins,
+    render_configuration,
+)
+from ecs_worker.job.masking import Redactor
+from ecs_worker.job.requests import (
+    flow_container_name,
+    log_streams,
+    network_configuration,
+    network_need,
+    prepare_definition,
+    prepare_run_task,
+    presumed_definition,
+)
+from ecs_worker.job.rules import Job, problems_of, usable
+from ecs_worker.job.template import UNSET, references, resolve_blocks, resolve_variables
+from ecs_worker.lifecycle.rendering.lookups import Lookups
+from ecs_worker.lifecycle.rendering.sources import WorkerSources
+from ecs_worker.model import LaunchRequest, Placement
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from uuid import UUID
+
+    from ecs_worker.aws.session import Aws
+    from ecs_worker.lifecycle.rendering.sources import Sources
+    from ecs_worker.model import ClaimedRun
+    from ecs_worker.prefect_api.client import PrefectClient
+    from ecs_worker.prefect_api.schemas import Deployment, Flow, WorkPool
+    from ecs_worker.settings import JobDefaults, PrefectSettings, WorkerSettings
+
+log = logging.getLogger(__name__)
+
+FRESH = 10.0  # seconds that a deployment or flow is taken as read: a burst of its runs asks once
+
+
+class PoolView(Protocol):
+    """What is known of the pool and the server; the heartbeat keeps it fresh."""
+
+    @property
+    def pool(self) -> WorkPool:
+        """The pool, with its base job template."""
+
+    @property
+    def server_version(self) -> str | None:
+        """None on Cloud."""
+
+    @property
+    def worker_id(self) -> UUID | None:
+        """Only Cloud tells it."""
+
+
+class Render:
+    """Renders one run at a time; look-ups are shared between runs for a moment."""
+
+    def __init__(
+        self,
+        api: PrefectClient,
+        aws: Aws,
+        settings: WorkerSettings,
+        prefect: PrefectSettings,
+        surroundings: PoolView,
+    ) -> None:
+        self._api = api
+        self._settings = settings
+        self._prefect = prefect
+        self._surroundings = surroundings
+        self._sources = WorkerSources(api, aws)
+        self._deployments: Lookups[UUID, Deployment | None] = Lookups(FRESH)
+        self._flows: Lookups[UUID, Flow] = Lookups(FRESH)
+        self.names: dict[UUID, str] = {}
+        """What the flows and deployments are called whose runs were rendered."""
+
+    async def once(self, run: ClaimedRun) -> LaunchRequest:
+        """The run's requests. Raises JobInvalid, PrefectNotFound (deployment deleted), PrefectError or AwsError."""
+        flow = await self._flows.get(run.flow_id, lambda: self._api.read_flow(run.flow_id))
+        deployment = await self._deployment(run)
+        self.names |= {found.id: found.name for found in (flow, deployment) if found is not None}
+        context = flow_run_context(
+            run, flow, deployment, self._surroundings, self._settings.name, self._settings, self._prefect
+        )
+        deployed = deployment.job_variables if deployment is not None else {}
+        job = await render_job(self._surroundings.pool.base_job_template, deployed, context, self._sources)
+        configuration = job.configuration
+        if warning := ignored_warning(configuration):
+            log.warning("%s: %s", run.name, warning)
+        return LaunchRequest(
+            placement=_placement(job),
+            definition=configuration.reused_definition or job.definition,
+            run_task=job.run_task,
+            deregister=not configuration.reused_definition and configuration.auto_deregister_task_definition,
+            match_latest=configuration.match_latest_revision_in_family,
+        )
+
+    async def _deployment(self, run: ClaimedRun) -> Deployment | None:
+        if run.deployment_id is None:
+            return None
+        deployment_id = run.deployment_id
+        deployment = await self._deployments.get(deployment_id, lambda: self._api.read_deployment(deployment_id))
+        if deployment is None:
+            raise PrefectNotFound(f"Its deployment {deployment_id} does not exist any more.")
+        return deployment
+
+
+def flow_run_context(
+    run: ClaimedRun,
+    flow: Flow,
+    deployment: Deployment | None,
+    surroundings: PoolView,
+    worker_name: str,
+    defaults: JobDefaults,
+    prefect: PrefectSettings,
+) -> FlowRunContext:
+    """What is known of a run before its job is; the Region follows from the job."""
+    updated = datetime.fromisoformat(deployment.updated) if deployment and deployment.updated else None
+    return FlowRunContext(
+        run=run,
+        flow_name=flow.name,
+        flow=flow.document,
+        pool_id=surroundings.pool.id,
+        pool_name=surroundings.pool.name,
+        worker_name=worker_name,
+        worker_id=surroundings.worker_id,
+        region="",
+        server_version=surroundings.server_version or "",
+        deployment_name=deployment.name if deployment is not None else None,
+        deployment_updated=updated,
+        inherited_env=prefect.inherited,
+        defaults=WorkerDefaults.of(defaults),
+    )
+
+
+async def render_job(
+    template: Mapping[str, Any], deployed: Mapping[str, Any], context: FlowRunContext, sources: Sources
+) -> Job:
+    """The run's job: both requests, and all they were made of.
+
+    `deployed` are the deployment's job variables; the run's own are in `context`. Raises JobInvalid with every
+    problem that could be found, and what `sources` raise.
+    """
+    job, problems = await assemble(template, deployed, context, sources)
+    try:
+        problems += map(job.hidden.hide, _tellable(problems_of(job), sources))
+    except JobInvalid as error:  # a rule can't read a size that a patch has put in
+        problems += map(job.hidden.hide, error.problems)
+    except _UNFORESEEN as error:
+        problems.append(_unforeseen(error))
+    if problems:
+        raise JobInvalid(problems)
+    return job
+
+
+async def assemble(
+    template: Mapping[str, Any], deployed: Mapping[str, Any], context: FlowRunContext, sources: Sources
+) -> tuple[Job, list[str]]:
+    """A job as far as it can be made, and the problems on the way; values that can't be used are left out of it.
+
+    Raises JobInvalid, with the problems so far, where nothing can be made without what is wrong.
+    """
+    came_from = context.defaults.origins(origins(template, deployed, context.run.job_variables))
+    variables = merge_job_variables(deployed, context.run.job_variables)
+    unresolved = render_configuration(template, variables, os.environ)
+    rendered, hidden = await _resolved(unresolved, sources)
+    configuration, problems = JobConfiguration.salvage(rendered, came_from, sources.unread)
+    try:
+        context = replace(context, region=sources.region(configuration.target))
+        defaults = context.defaults
+        contents = {
+            path: await sources.document(source, path) for path, source in paths(configuration, defaults).items()
+        }
+        came_from = document_origins(configuration, contents, defaults, came_from)
+        configuration = with_documents(configuration, contents, defaults)
+        reused, described = None, True
+        if name := configuration.reused_definition:
+            reused = await sources.definition(configuration.target, name)
+            described = reused is not None
+        configuration = with_default_arguments(configuration, contents, defaults, reused)
+        configuration, unusable = usable(configuration, came_from)
+        problems += unusable
+        if reused is not None and configuration.derive_task_definition:
+            changed = derived(configuration, reused, context)
+            configuration, reused = (configuration, reused) if changed is None else (changed, None)
+        confidential = _changed(unresolved.get("env"), rendered.get("env"))
+        definition = reused or prepare_definition(configuration, context, confidential)
+        if definition is None:
+            definition = presumed_definition(configuration)
+        need = network_need(configuration, context, definition)
+        network = network_configuration(need, await sources.network(configuration.target, need)) if need else None
+        run_task = prepare_run_task(configuration, context, definition, network)
+    except JobInvalid as error:
+        found = [*problems, *error.problems]
+        raise JobInvalid([hidden.hide(problem) for problem in _tellable(found, sources) or found]) from None
+    except _UNFORESEEN as error:
+        raise JobInvalid([*map(hidden.hide, problems), _unforeseen(error)]) from None
+    except EcsWorkerError as error:
+        error.args = (hidden.hide(str(error)),)
+        raise
+    job = Job(configuration, context, definition, run_task, came_from, described, hidden)
+    return job, [hidden.hide(problem) for problem in _tellable(problems, sources)]
+
+
+def _tellable(problems: Sequence[str], sources: Sources) -> list[str]:
+    """Without those that are only told of a text that stands for an unknown value."""
+    return [problem for problem in problems if not any(text in problem for text in sources.unread)]
+
+
+# What a value in a shape that nobody thought of may raise: the last resort, as the job's author can mend it.
+_UNFORESEEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+def _unforeseen(error: Exception) -> str:
+    log.debug("No request can be made of the job.", exc_info=error)
+    # Not what the error says: it may quote a secret.
+    return (
+        f"No request can be made of the job ({type(error).__name__}): a job variable, the pool's template or a file "
+        "that it names has a value of another kind than ECS takes there; compare them with ECS's API reference."
+    )
+
+
+async def _resolved(rendered: Any, sources: Sources) -> tuple[Any, Redactor]:
+    """The second and third pass of Prefect's templating: blocks, then variables, which blocks may name too."""
+    blocks, _ = references(rendered)
+    documents = {block: await sources.block(block) for block in blocks}
+    if documents:
+        rendered = resolve_blocks(rendered, documents)
+    _, names = references(rendered)
+    values = {name: await sources.variable(name) for name in names}
+    if values:
+        rendered = resolve_variables(rendered, {name: value for name, value in values.items() if value is not UNSET})
+    return rendered, Redactor(*documents.values(), values, but=sources.unread)
+
+
+def _changed(before: Any, after: Any) -> set[str]:
+    """The variables of env whose values came out of blocks and Prefect variables."""
+    was = before if isinstance(before, dict) else {}
+    return {name for name, value in after.items() if was.get(name) != value} if isinstance(after, dict) else set()
+
+
+def _placement(job: Job) -> Placement:
+    configuration, definition = job.configuration, job.definition
+    log_stream, side_car_logs = log_streams(configuration, definition, job.context.region)
+    return Placement(
+        target=configuration.target,
+        cluster=job.run_task.get("cluster", ""),
+        container=flow_container_name(configuration, definition),
+        log=log_stream,
+        output=configuration.output,
+        side_car_logs=side_car_logs,
+        start_timeout=configuration.start_timeout,
+        max_runtime=configuration.max_runtime_seconds,
+        watch_interval=configuration.task_watch_poll_interval or None,
+        launch_timeout=configuration.launch_timeout_seconds,
+        start_attempts=configuration.start_attempts,
+        spot_fallback=configuration.spot_fallback,
+        hide=job.hidden.hide,
+    )

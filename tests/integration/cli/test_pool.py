@@ -1,0 +1,105 @@
+"""`ecs-worker pool`, against Prefect 3 and Prefect 2."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+
+from ecs_worker.job.variables import default_base_job_template
+from support.command_line import ecs_worker
+from support.paths import STORED_TEMPLATES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.servers.prefect import Admin
+
+pytestmark = pytest.mark.anyio
+
+
+def new_name() -> str:
+    return f"pool-{uuid4().hex[:8]}"
+
+
+async def pool_of(admin: Admin, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = await admin.get(f"/work_pools/{name}")
+    return found
+
+
+async def test_create(admin: Admin, tmp_path: Path) -> None:
+    name, url = new_name(), admin.server.url
+    options = ("--paused", "--concurrency-limit", "3", "--description", "nightly")
+    ended = await ecs_worker(tmp_path, "pool", "create", name, *options, api_url=url)
+    assert (ended.code, ended.out) == (0, ""), ended
+    pool = await pool_of(admin, name)
+    assert (pool["type"], pool["is_paused"], pool["concurrency_limit"], pool["description"]) == (
+        "ecs",
+        True,
+        3,
+        "nightly",
+    )
+    assert pool["base_job_template"] == default_base_job_template()
+    again = await ecs_worker(tmp_path, "pool", "create", name, api_url=url)
+    assert again.code == 2
+    assert f"There is a work pool {name!r} already" in again.err
+
+
+async def test_create_from_a_file(admin: Admin, tmp_path: Path) -> None:
+    printed = await ecs_worker(tmp_path, "pool", "template")
+    template = json.loads(printed.out)
+    assert template == default_base_job_template()
+    template["variables"]["properties"]["cpu"]["default"] = 512
+    (tmp_path / "template.json").write_text(json.dumps(template))
+    name = new_name()
+    ended = await ecs_worker(
+        tmp_path, "pool", "create", name, "--base-job-template", "template.json", api_url=admin.server.url
+    )
+    assert ended.code == 0, ended
+    assert (await pool_of(admin, name))["base_job_template"] == template
+
+
+@pytest.mark.parametrize("version", ["0_4", "0_7"])
+async def test_update_keeps_edits(admin: Admin, tmp_path: Path, version: str) -> None:
+    template = json.loads((STORED_TEMPLATES / f"prefect_aws_{version}_template.json").read_text("utf-8"))
+    template["variables"]["properties"]["image"]["default"] = "team/image:1"
+    name = await admin.create_pool(base_job_template=copy.deepcopy(template))
+    url = admin.server.url
+
+    looked = await ecs_worker(tmp_path, "pool", "update", name, "--dry-run", api_url=url)
+    assert looked.code == 0, looked
+    assert '+    "subnets": "{{ subnets }}",' in looked.out
+    assert "team/image:1" not in [line[1:].strip() for line in looked.out.splitlines() if line[:1] in "+-"]
+    assert (await pool_of(admin, name))["base_job_template"] == template
+
+    unasked = await ecs_worker(tmp_path, "pool", "update", name, api_url=url)
+    assert unasked.code == 2
+    assert "give --yes" in unasked.err
+    assert (await pool_of(admin, name))["base_job_template"] == template
+
+    done = await ecs_worker(tmp_path, "pool", "update", name, "--yes", api_url=url)
+    assert done.code == 0, done
+    expected = default_base_job_template()
+    expected["variables"]["properties"]["image"]["default"] = "team/image:1"
+    assert (await pool_of(admin, name))["base_job_template"] == expected
+
+    again = await ecs_worker(tmp_path, "pool", "update", name, "--yes", api_url=url)
+    assert (again.code, again.out) == (0, "")
+    assert "is up to date" in again.err
+
+
+async def test_pools_that_can_t_be_updated(admin3: Admin, tmp_path: Path) -> None:
+    other = await admin3.create_pool(type="process")
+    for name, sentence in ((other, "is of type 'process', not 'ecs'"), ("no-such-pool", "There is no work pool")):
+        ended = await ecs_worker(tmp_path, "pool", "update", name, "--yes", api_url=admin3.server.url)
+        assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1), ended
+        assert sentence in ended.err
+
+
+async def test_a_server_that_is_not_named(tmp_path: Path) -> None:
+    ended = await ecs_worker(tmp_path, "pool", "update", "p", "--yes")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "PREFECT_API_URL is not set" in ended.err

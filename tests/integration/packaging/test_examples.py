@@ -1,0 +1,179 @@
+"""The files that users fill in: examples/, iam/, and the documents, held against what AWS and the code know."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+import pytest
+import yaml
+from botocore.validate import ParamValidator
+
+from ecs_worker.demo.stage import POOL
+from ecs_worker.job.variables import default_base_job_template
+from ecs_worker.settings import WorkerSettings
+from support.paths import TOP
+
+POLICIES = sorted((TOP / "iam").glob("*-policy.json"))
+RIGHTS = [path for path in POLICIES if path.name != "trust-policy.json"]
+
+
+def read(path: str) -> Any:
+    return json.loads((TOP / path).read_text(encoding="utf-8"))
+
+
+def assert_valid(operation: str, request: dict[str, Any]) -> None:
+    """Hold a request against botocore's own model of the ECS API."""
+    model = botocore.session.get_session().get_service_model("ecs")
+    report = ParamValidator().validate(request, model.operation_model(operation).input_shape)
+    assert not report.has_errors(), report.generate_report()
+
+
+def test_the_task_definition_is_a_valid_request() -> None:
+    assert_valid("RegisterTaskDefinition", read("examples/task-definition.json"))
+
+
+def test_the_validator_refuses_what_ecs_would() -> None:
+    broken = read("examples/task-definition.json") | {"containers": []}
+    with pytest.raises(AssertionError, match="containers"):
+        assert_valid("RegisterTaskDefinition", broken)
+
+
+def test_the_task_definition_starts_the_worker_as_it_can_be_started() -> None:
+    definition = read("examples/task-definition.json")
+    (container,) = definition["containerDefinitions"]
+    command, *options = container["command"]
+    assert command == "start"
+    told = subprocess.run(
+        [sys.executable, "-m", "ecs_worker", "start", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "/usr/bin:/bin", "COLUMNS": "200", "PYTHONPATH": str(TOP / "src")},
+    ).stdout
+    for option in (option for option in options if option.startswith("--")):
+        assert option in told.split()
+    assert POOL in options
+    assert container["stopTimeout"] > WorkerSettings.model_fields["stop_seconds"].default
+    assert container["healthCheck"]["command"] == ["CMD", "ecs-worker", "health"]
+
+
+def test_the_service_is_created_of_that_task_definition_by_a_valid_request() -> None:
+    script = TOP / "examples" / "create-service.sh"
+    subprocess.run(["/bin/sh", "-n", str(script)], check=True)
+    text = script.read_text(encoding="utf-8").replace("\\\n", " ")
+    (line,) = [line for line in text.splitlines() if line.startswith("aws ecs create-service")]
+    words = shlex.split(line)[3:]
+    request: dict[str, Any] = {camel(option): value for option, value in zip(words[::2], words[1::2], strict=True)}
+    request["desiredCount"] = int(request["desiredCount"])
+    network = request["networkConfiguration"]
+    assert network.startswith("awsvpcConfiguration={subnets=[subnet-")
+    request["networkConfiguration"] = {"awsvpcConfiguration": {"subnets": ["subnet-1"], "assignPublicIp": "ENABLED"}}
+    assert_valid("CreateService", request)
+    assert request["taskDefinition"] == read("examples/task-definition.json")["family"]
+    assert "register-task-definition --cli-input-json file://task-definition.json" in text
+
+
+def camel(option: str) -> str:
+    first, *rest = option.removeprefix("--").split("-")
+    return first + "".join(word.title() for word in rest)
+
+
+def test_the_deployment_names_a_flow_and_only_known_job_variables() -> None:
+    project = yaml.safe_load((TOP / "examples" / "prefect.yaml").read_text(encoding="utf-8"))
+    known = default_base_job_template()["variables"]["properties"]
+    for deployment in project["deployments"]:
+        assert deployment["work_pool"]["name"] == POOL
+        assert set(deployment["work_pool"]["job_variables"]) <= set(known)
+        file, _, function = deployment["entrypoint"].partition(":")
+        assert f"def {function}(" in (TOP / "examples" / file).read_text(encoding="utf-8")
+
+
+def test_the_roles_of_the_examples_are_those_the_worker_may_pass() -> None:
+    project = yaml.safe_load((TOP / "examples" / "prefect.yaml").read_text(encoding="utf-8"))
+    variables = project["deployments"][0]["work_pool"]["job_variables"]
+    (passing,) = [s for s in read("iam/worker-policy.json")["Statement"] if s["Action"] == "iam:PassRole"]
+    assert {variables["task_role_arn"], variables["execution_role_arn"]} == set(passing["Resource"])
+
+
+def test_policies_are_what_iam_knows(tmp_path: Path) -> None:
+    """cfn-lint knows the grammar of policies, and AWS's services and actions."""
+    template = {
+        "AWSTemplateFormatVersion": "2010-09-09",
+        "Resources": {
+            **{
+                path.stem.title().replace("-", ""): {
+                    "Type": "AWS::IAM::ManagedPolicy",
+                    "Properties": {"PolicyDocument": json.loads(path.read_text(encoding="utf-8"))},
+                }
+                for path in RIGHTS
+            },
+            "Role": {
+                "Type": "AWS::IAM::Role",
+                "Properties": {"AssumeRolePolicyDocument": read("iam/trust-policy.json")},
+            },
+        },
+    }
+    file = tmp_path / "template.json"
+    assert lint(file, template) == ""
+    template["Resources"]["WorkerPolicy"]["Properties"]["PolicyDocument"]["Statement"][0]["Action"] = "ecs:RunTusk"  # type: ignore[index]
+    assert "runtusk" in lint(file, template).lower(), "a slip would be noticed"
+
+
+def lint(file: Path, template: dict[str, Any]) -> str:
+    """What cfn-lint finds, but for the remark that an account's number is written out: it is what users fill in."""
+    file.write_text(json.dumps(template), encoding="utf-8")
+    command = [str(Path(sys.executable).parent / "cfn-lint"), "--ignore-checks", "I", "--", str(file)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120).stdout
+
+
+@pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.stem)
+def test_policies_grant_nothing_by_a_bare_star(path: Path) -> None:
+    policy = json.loads(path.read_text(encoding="utf-8"))
+    assert policy["Version"] == "2012-10-17"
+    for statement in policy["Statement"]:
+        actions, resources = listed(statement["Action"]), listed(statement.get("Resource", []))
+        assert statement["Effect"] == "Allow"
+        assert not [action for action in actions if "*" in action]
+        if "*" in resources:
+            # These actions know no resources (AWS's service authorization reference).
+            assert set(actions) <= {
+                "ecs:DescribeTaskDefinition",
+                "ecs:ListTaskDefinitions",
+                "ecs:RegisterTaskDefinition",
+                "ecs:DeregisterTaskDefinition",
+                "ec2:DescribeVpcs",
+                "ec2:DescribeSubnets",
+                "ec2:DescribeNetworkInterfaces",
+                "ecr:GetAuthorizationToken",
+            }
+
+
+def listed(value: str | list[str]) -> list[str]:
+    return value if isinstance(value, list) else [value]
+
+
+def test_the_page_of_options_is_current() -> None:
+    sys.path.insert(0, str(TOP / "docs"))
+    try:
+        import options  # noqa: PLC0415 - a script, importable from its own directory only
+    finally:
+        sys.path.pop(0)
+    page = options.PAGE.read_text(encoding="utf-8")
+    assert page == options.page(), "run `make docs`"
+    assert page.count("`ECS_WORKER_") == len(WorkerSettings.model_fields)
+
+
+def test_what_the_readme_names_exists() -> None:
+    readme = (TOP / "README.md").read_text(encoding="utf-8")
+    for path in re.findall(r"(?:iam|examples|docs)/[\w.-]+\w", readme):
+        assert (TOP / path).exists(), path
+    for target in re.findall(r"`?make (\w+)`", readme):
+        assert f"\n{target}:" in (TOP / "Makefile").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 150

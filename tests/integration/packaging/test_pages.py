@@ -1,0 +1,42 @@
+"""The documents, held against the code that they tell of."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import typer
+
+from ecs_worker.cli.app import app
+from ecs_worker.job.variables import JobVariables
+from ecs_worker.settings import WorkerSettings
+from support.paths import TOP
+
+DOCS = TOP / "docs"
+
+
+def test_the_page_of_job_variables_is_current() -> None:
+    sys.path.insert(0, str(DOCS))
+    try:
+        import variables  # noqa: PLC0415 - a script, importable from its own directory only
+    finally:
+        sys.path.pop(0)
+    page = variables.PAGE.read_text(encoding="utf-8")
+    assert page == variables.page(), "run `make docs`"
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == list(JobVariables.model_fields)
+
+
+def test_the_migration_page_names_what_exists() -> None:
+    page = (DOCS / "migration.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"ECS_WORKER_(\w+)", page))
+    assert named <= {name.upper() for name in WorkerSettings.model_fields}
+    start = typer.main.get_command(app).commands["start"]  # type: ignore[attr-defined] # a group, as app has commands
+    options = {option for parameter in start.params for option in parameter.opts}
+    of_ours = [line.split("|")[2] for line in page.splitlines() if "`ECS_WORKER_" in line]
+    assert {option for cell in of_ours for option in re.findall(r"`(--?[a-z-]+)", cell)} <= options
+    ours = page.partition("| `ECSRun` |")[2].partition("\n\n")[0]
+    wanted = {name for line in ours.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split("|")[2])}
+    assert wanted <= set(JobVariables.model_fields)
+    for target in re.findall(r"\]\((\S+?)\)|`(iam/\S+)`", page):
+        path = DOCS / target[0] if target[0] else DOCS.parent / target[1]
+        assert path.exists(), path

@@ -1,0 +1,54 @@
+"""A run that ended between the poll and its claim stays ended: the server would make it Pending again."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ecs_worker.lifecycle.claim import DOUBTFUL, FRESH, Claim
+from ecs_worker.lifecycle.run.ledger import Ledger
+
+if TYPE_CHECKING:
+    from ecs_worker.prefect_api.client import PrefectClient
+    from support.servers.prefect import Admin
+
+pytestmark = pytest.mark.anyio
+
+
+async def scheduled(admin: Admin) -> tuple[str, str]:
+    pool = await admin.create_pool()
+    return pool, await admin.create_run(await admin.create_deployment(pool))
+
+
+async def test_a_run_that_ended_after_the_poll_keeps_its_end(api: PrefectClient, admin: Admin) -> None:
+    pool, run_id = await scheduled(admin)
+    [polled] = await api.scheduled_runs(pool)
+    for state in ("PENDING", "RUNNING"):
+        await admin.set_state(run_id, state)
+    await admin.set_state(run_id, "COMPLETED", name="Done well")
+    ledger = Ledger(limit=None, max_launching=10)
+    held = await Claim(api, ledger, "late").once(polled, time.monotonic() - DOUBTFUL - 1)
+    assert held is None
+    assert len(ledger) == 0
+    run = await admin.read_run(run_id)
+    assert (run["state_type"], run["state_name"]) == ("COMPLETED", "Done well")
+
+
+async def test_a_slow_claim_of_a_run_that_still_waits_holds(api: PrefectClient, admin: Admin) -> None:
+    pool, run_id = await scheduled(admin)
+    [polled] = await api.scheduled_runs(pool)
+    ledger = Ledger(limit=None, max_launching=10)
+    held = await Claim(api, ledger, "slow").once(polled, time.monotonic() - DOUBTFUL - 1)
+    assert held is not None
+    assert held.run.run_id in ledger
+    assert (await admin.read_run(run_id))["state_type"] == "PENDING"
+
+
+async def test_a_run_of_an_old_poll_is_not_claimed(api: PrefectClient, admin: Admin) -> None:
+    pool, run_id = await scheduled(admin)
+    [polled] = await api.scheduled_runs(pool)
+    claim = Claim(api, Ledger(limit=None, max_launching=10), "old")
+    assert await claim.once(polled, time.monotonic() - FRESH - 1) is None
+    assert (await admin.read_run(run_id))["state_type"] == "SCHEDULED"

@@ -1,1 +1,0 @@
-"""Tests of the embedded AWS, through real clients of the served process."""

@@ -1,0 +1,118 @@
+"""A simulated AWS with its queue, and the parts of a worker that listen to it."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import anyio
+
+from ecs_worker.aws.ecs import task_facts
+from ecs_worker.aws.session import Aws
+from ecs_worker.lifecycle.run.ledger import Held
+from ecs_worker.model import AwsTarget, ClaimedRun, Phase, Placement
+from ecs_worker.prefect_api.client import PrefectClient
+from ecs_worker.prefect_api.schemas import WorkPool
+from ecs_worker.settings import PrefectSettings, WorkerSettings
+from ecs_worker.worker import Worker
+from support.servers.prefect import wait_until
+from support.simulator.helpers import DEFINITION, run_task
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AsyncExitStack
+
+    from support.simulator import AwsSimulator, EventFeed
+
+QUEUE = "task-events"
+LAUNCHED_IN: dict[str, Any] = {key: value for key, value in DEFINITION.items() if key != "executionRoleArn"} | {
+    "containerDefinitions": [{"name": "prefect", "image": "prefecthq/prefect:3"}]
+}
+
+
+class Pool:
+    """What a heartbeat would know."""
+
+    def __init__(self, pool: WorkPool | None = None, version: str | None = "3.8.8") -> None:
+        self.pool = pool or WorkPool(uuid4(), "pool", "ecs")
+        self.server_version = version
+        self.worker_id: UUID | None = None
+
+
+def claimed(name: str = "run", **fields: Any) -> ClaimedRun:
+    known: dict[str, Any] = {"flow_id": uuid4(), "deployment_id": None, "job_variables": {}}
+    return ClaimedRun(run_id=uuid4(), name=name, claim_id=uuid4(), **(known | fields))
+
+
+class Listener:
+    """The part of a worker that hears events: real, but that nobody polls tasks or tells ends."""
+
+    def __init__(self, worker: Worker) -> None:
+        assert worker.events is not None
+        self.ledger = worker.ledger
+        self.events = worker.events
+
+    def hold(self, run: ClaimedRun, task: dict[str, Any] | None = None) -> Held:
+        """A run of this worker's, launched as that task of RunTask's answer (None: not answered yet)."""
+        held = Held(run, Phase.STARTING if task else Phase.LAUNCHING, placement=Placement(AwsTarget(), "", "prefect"))
+        held.task = task_facts(task) if task else None
+        self.ledger.take(held)
+        return held
+
+
+class Scene:
+    """The simulated AWS, clients of the test's own, and listeners."""
+
+    def __init__(self, simulator: AwsSimulator, ecs: Any, sqs: Any, stack: AsyncExitStack) -> None:
+        self.simulator = simulator
+        self.ecs = ecs
+        self.sqs = sqs
+        self._stack = stack
+
+    async def open(self, feed: EventFeed | None = None, *, visibility: float = 1.0) -> None:
+        """Make the queue, and let events come."""
+        self.simulator.sqs.create_queue(QUEUE, visibility)
+        self.simulator.feed_events(QUEUE, feed)
+        await self.ecs.register_task_definition(**LAUNCHED_IN)
+
+    async def launch(self, run: ClaimedRun) -> dict[str, Any]:
+        answer = await self.ecs.run_task(**run_task(startedBy=run.started_by))
+        task: dict[str, Any] = answer["tasks"][0]
+        return task
+
+    async def listener(self, queue: str = QUEUE) -> Listener:
+        prefect = PrefectSettings(api_url="http://127.0.0.1:9/api")  # nothing here asks it
+        worker = Worker(WorkerSettings(pool="pool", events_queue=queue), prefect)
+        aws = await self._stack.enter_async_context(Aws())
+        api = await self._stack.enter_async_context(PrefectClient(prefect))
+        worker._assemble(api, aws)  # noqa: SLF001 - all its parts, put together as it does, and none of its loops
+        return Listener(worker)
+
+    async def send(self, body: str) -> None:
+        url = (await self.sqs.get_queue_url(QueueName=QUEUE))["QueueUrl"]
+        await self.sqs.send_message(QueueUrl=url, MessageBody=body)
+
+    @property
+    def queued(self) -> int:
+        return sum(self.simulator.sqs.queues[QUEUE].counts())
+
+    def asked(self, action: str) -> int:
+        return sum(call.action == action for call in self.simulator.calls)
+
+
+@asynccontextmanager
+async def listening(*listeners: Listener) -> AsyncIterator[None]:
+    """These listen meanwhile."""
+    async with anyio.create_task_group() as group:
+        for listener in listeners:
+            group.start_soon(listener.events.run)
+        yield
+        group.cancel_scope.cancel()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    async def holds() -> bool:
+        return condition()
+
+    await wait_until(holds, seconds, every=0.02)

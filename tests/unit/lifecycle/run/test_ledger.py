@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from uuid import uuid4
+
+import anyio
+import pytest
+
+from ecs_worker.lifecycle.run.ledger import Held, Ledger
+from ecs_worker.model import ClaimedRun, Phase
+
+
+def held(phase: Phase = Phase.CLAIMED) -> Held:
+    run = ClaimedRun(uuid4(), "run", uuid4(), uuid4(), None, {})
+    return Held(run, phase)
+
+
+def test_the_limit_counts_a_task_until_it_has_stopped() -> None:
+    ledger = Ledger(limit=2, max_launching=10)
+    first, second = held(), held(Phase.RUNNING)
+    ledger.take(first)
+    ledger.take(second)
+    assert ledger.free == 0
+    first.enter(Phase.STARTING)
+    assert ledger.free == 0
+    second.enter(Phase.STOPPED)  # its end is still to be told, but it occupies nothing
+    assert ledger.free == 1
+    ledger.drop(second)
+    assert ledger.free == 1
+    ledger.drop(first)
+    assert ledger.free == 2
+
+
+def test_launching_runs_are_bounded_apart_from_the_limit() -> None:
+    ledger = Ledger(limit=None, max_launching=2)
+    first, second = held(), held(Phase.LAUNCHING)
+    ledger.take(first)
+    ledger.take(second)
+    assert ledger.free == 0
+    second.enter(Phase.STARTING)
+    assert ledger.free == 1
+
+
+def test_free_is_never_negative() -> None:
+    ledger = Ledger(limit=1, max_launching=1)
+    for _ in range(3):
+        ledger.take(held())  # adopted runs don't ask for a slot
+    assert ledger.free == 0
+
+
+def test_dropping_a_run_that_was_taken_anew_leaves_the_new_one() -> None:
+    ledger = Ledger(limit=None, max_launching=5)
+    old = held()
+    new = Held(old.run)
+    ledger.take(old)
+    ledger.take(new)
+    ledger.drop(old)
+    assert ledger.get(old.run.run_id) is new
+
+
+@pytest.mark.anyio
+async def test_waiters_are_told_when_a_slot_frees() -> None:
+    ledger = Ledger(limit=1, max_launching=1)
+    only = held()
+    ledger.take(only)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(ledger.wait_freed)
+            await anyio.lowlevel.checkpoint()
+            ledger.drop(only)
+    assert ledger.free == 1

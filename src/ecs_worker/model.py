@@ -24,7 +24,7 @@ class Phase(StrEnum):
     STOPPED = "stopped"  # the task has stopped; its end is not told yet
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedRun:
     """A flow run that is Pending by this worker's claim.
 
@@ -39,7 +39,7 @@ class ClaimedRun:
     deployment_id: UUID | None
     job_variables: Mapping[str, Any]  # the run's own, not the deployment's
     tags: tuple[str, ...] = ()
-    document: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the flow run as the API gave it
+    named_before: str = ""  # the task of an earlier attempt, which the run named when it was claimed
 
     def client_token(self, attempt: int) -> str:
         """RunTask's idempotency token: at most 64 characters (RunTask, `clientToken`)."""
@@ -119,11 +119,8 @@ class ContainerFacts:
     """One container of a task, as DescribeTasks tells it. `exit_code` None: never started, or lost."""
 
     name: str
-    last_status: str = ""
     exit_code: int | None = None
     reason: str = ""
-    health: str = ""
-    image: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +131,10 @@ class TaskFacts:
     cluster_arn: str = ""
     definition_arn: str = ""
     last_status: str = ""
-    desired_status: str = ""
     started_by: str = ""
     stop_code: str = ""
     stopped_reason: str = ""
     version: int = 0
-    launch_type: str = ""
-    capacity_provider: str = ""
-    availability_zone: str = ""
-    cpu: str = ""
-    memory: str = ""
     created_at: datetime | None = None
     started_at: datetime | None = None
     stopping_at: datetime | None = None

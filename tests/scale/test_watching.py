@@ -8,15 +8,16 @@ import sys
 import time
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import anyio
 import pytest
 
 from ecs_worker.lifecycle.run.ledger import Held
-from ecs_worker.model import AwsTarget, ClaimedRun, Phase, Placement, TaskFacts
+from ecs_worker.model import AwsTarget, Phase, Placement, TaskFacts
 from ecs_worker.settings import PrefectSettings, WorkerSettings
 from ecs_worker.worker import Worker
+from support.builders import claimed_run
 from support.outside import POOL
 from support.servers.prefect import wait_until
 from support.simulator import Call, TaskScript, What, fault
@@ -118,15 +119,12 @@ async def stop_fleet(aws: AwsSimulator, api: CannedApi) -> list[str]:
 
 def launched(run_id: str, arn: str) -> Held:
     """The run as it is held after its launch."""
-    run = ClaimedRun(
-        run_id=UUID(run_id),
+    run = claimed_run(
+        run_id,
         name=f"run-{run_id[:8]}",
-        claim_id=uuid4(),
-        flow_id=uuid4(),
         deployment_id=uuid4(),
         job_variables={"image": f"flows:{run_id[:8]}"},
         tags=("scale",),
-        document={},
     )
     placement = Placement(AwsTarget(region="us-east-1"), "default", container="prefect")
     return Held(

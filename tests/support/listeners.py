@@ -40,11 +40,6 @@ class Pool:
         self.worker_id: UUID | None = None
 
 
-def claimed(name: str = "run", **fields: Any) -> ClaimedRun:
-    known: dict[str, Any] = {"flow_id": uuid4(), "deployment_id": None, "job_variables": {}}
-    return ClaimedRun(run_id=uuid4(), name=name, claim_id=uuid4(), **(known | fields))
-
-
 class Listener:
     """The part of a worker that hears events: real, but that nobody polls tasks or tells ends."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from uuid import UUID, uuid4
 
 from ecs_worker.aws.ecs import task_facts
 from ecs_worker.lifecycle.run.ledger import Held
-from ecs_worker.model import AwsTarget, ClaimedRun, Phase, Placement
+from ecs_worker.model import AwsTarget, Phase, Placement
+from support.builders import claimed_run
 from support.simulator.helpers import run_task
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Scene:
     async def launched(self, state_type: str = "RUNNING", *, cluster: str = "default", **placement: Any) -> Held:
         """A run in that state, with a task, as the worker holds it after the launch."""
         run_id = self.api.add_run(state_type)
-        run = ClaimedRun(UUID(run_id), f"run-{run_id[:8]}", uuid4(), uuid4(), None, {})
+        run = claimed_run(run_id, name=f"run-{run_id[:8]}")
         answer = await self.ecs.run_task(**run_task(cluster=cluster, startedBy=run.started_by))
         task = task_facts(answer["tasks"][0])
         held = Held(

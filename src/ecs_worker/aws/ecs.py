@@ -178,16 +178,10 @@ def task_facts(task: Mapping[str, Any]) -> TaskFacts:
         cluster_arn=get("clusterArn", ""),
         definition_arn=get("taskDefinitionArn", ""),
         last_status=get("lastStatus", ""),
-        desired_status=get("desiredStatus", ""),
         started_by=get("startedBy", ""),
         stop_code=get("stopCode", ""),
         stopped_reason=get("stoppedReason", ""),
         version=get("version", 0),
-        launch_type=get("launchType", ""),
-        capacity_provider=get("capacityProviderName", ""),
-        availability_zone=get("availabilityZone", ""),
-        cpu=get("cpu", ""),
-        memory=get("memory", ""),
         created_at=_utc(get("createdAt")),
         started_at=_utc(get("startedAt")),
         stopping_at=_utc(get("stoppingAt")),
@@ -200,11 +194,8 @@ def _container_facts(container: Mapping[str, Any]) -> ContainerFacts:
     get = container.get
     return ContainerFacts(
         name=container["name"],
-        last_status=get("lastStatus", ""),
         exit_code=get("exitCode"),
         reason=get("reason", ""),
-        health=get("healthStatus", ""),
-        image=get("image", ""),
     )
 
 

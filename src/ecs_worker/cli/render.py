@@ -168,7 +168,12 @@ async def of_server(wanted: Wanted, api: PrefectClient, defaults: JobDefaults, p
         pool_name = found.work_pool_name
         variables = merge_job_variables(found.job_variables, wanted.variables)
         run = ClaimedRun(
-            found.id, found.name, CLAIM, found.flow_id, found.deployment_id, variables, document=found.document
+            run_id=found.id,
+            name=found.name,
+            claim_id=CLAIM,
+            flow_id=found.flow_id,
+            deployment_id=found.deployment_id,
+            job_variables=variables,
         )
     else:
         assert wanted.deployment, "one of both is wanted"
@@ -176,7 +181,14 @@ async def of_server(wanted: Wanted, api: PrefectClient, defaults: JobDefaults, p
         if deployment is None:
             raise UserError(f"There is no deployment {wanted.deployment!r}: write it as flow/deployment.")
         pool_name = deployment.work_pool_name
-        run = ClaimedRun(RUN, "<flow run name>", CLAIM, deployment.flow_id, deployment.id, wanted.variables or {})
+        run = ClaimedRun(
+            run_id=RUN,
+            name="<flow run name>",
+            claim_id=CLAIM,
+            flow_id=deployment.flow_id,
+            deployment_id=deployment.id,
+            job_variables=wanted.variables or {},
+        )
     if not pool_name:
         raise UserError(f"{wanted.deployment or wanted.flow_run} belongs to no work pool: give it one of type 'ecs'.")
     around = _Around(await ecs_pool(api, pool_name), await api.server_version())
@@ -198,7 +210,14 @@ def _offline(wanted: Wanted, defaults: JobDefaults, prefect: PrefectSettings) ->
     from ecs_worker.job.variables import default_base_job_template  # noqa: PLC0415 - likewise
     from ecs_worker.model import ClaimedRun  # noqa: PLC0415 - likewise
 
-    run = ClaimedRun(preview.RUN, "<flow run name>", preview.CLAIM, preview.FLOW, preview.DEPLOYMENT, {})
+    run = ClaimedRun(
+        run_id=preview.RUN,
+        name="<flow run name>",
+        claim_id=preview.CLAIM,
+        flow_id=preview.FLOW,
+        deployment_id=preview.DEPLOYMENT,
+        job_variables={},
+    )
     context = FlowRunContext(
         run=run,
         flow_name="<flow name>",

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from ecs_worker.errors import JobInvalid
-from ecs_worker.job.template import UNSET, apply_values, placeholders
+from ecs_worker.job.template import apply_values, placeholders
 from ecs_worker.model import AwsCredentials, AwsTarget, ClaimedRun, Output
 
 if TYPE_CHECKING:
@@ -526,7 +526,7 @@ class FlowRunContext:
     """What is known about a run beside its job: who runs what, and where.
 
     `inherited_env` are the worker's PREFECT_ settings. `server_version` may be empty: unknown. `region` is where
-    the task runs. `flow` and `run.document` are what `{{ ctx.flow.* }}` and `{{ ctx.flow_run.* }}` read.
+    the task runs.
     """
 
     run: ClaimedRun
@@ -539,7 +539,6 @@ class FlowRunContext:
     worker_id: UUID | None = None
     deployment_name: str | None = None
     deployment_updated: datetime | None = None
-    flow: Mapping[str, Any] = field(default_factory=dict, repr=False)
     inherited_env: Mapping[str, str] = field(default_factory=dict, repr=False)
     defaults: WorkerDefaults = WorkerDefaults()
     python_version: str = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -550,14 +549,13 @@ class Prepared:
     """What one run's container gets. `unset` are the variables that the job's env sets to null."""
 
     command: str
-    name: str
     env: Mapping[str, str] = field(repr=False)
     labels: Mapping[str, str]
     unset: frozenset[str]
 
 
 def prepare(configuration: JobConfiguration, context: FlowRunContext) -> Prepared:
-    """Command, name, env and labels of one run, in the peer's order; the job's own values win.
+    """Command, env and labels of one run, in the peer's order; the job's own values win.
 
     env: inherited PREFECT_ settings < the worker's defaults < the run's identity < the job's env. A null unsets.
     """
@@ -570,20 +568,10 @@ def prepare(configuration: JobConfiguration, context: FlowRunContext) -> Prepare
     labels = {**context.defaults.labels, **_identity_labels(context), **configuration.labels}
     return Prepared(
         command=configuration.command or DEFAULT_COMMAND,
-        name=_name(configuration, context),
         env={name: value for name, value in env.items() if value is not None},
         labels={key: value for key, value in labels.items() if value is not None},
         unset=frozenset(name for name, value in configuration.env.items() if value is None),
     )
-
-
-def _name(configuration: JobConfiguration, context: FlowRunContext) -> str:
-    if not configuration.name:
-        return context.run.name
-    flow = {"id": str(context.run.flow_id), "name": context.flow_name, **context.flow}
-    flow_run = {"id": str(context.run.run_id), "name": context.run.name, **context.run.document}
-    rendered = apply_values(configuration.name, {"ctx": {"flow": flow, "flow_run": flow_run}}, {})
-    return context.run.name if rendered is UNSET or not rendered else str(rendered)
 
 
 def _identity_env(context: FlowRunContext) -> dict[str, str]:

@@ -49,7 +49,7 @@ class JobVariables(BaseModel):
     name: str | None = Field(
         default=None,
         title="Name",
-        description="Name of the run's infrastructure; {{ ctx.flow.* }} and {{ ctx.flow_run.* }} are filled in.",
+        description="Accepted for compatibility; it has no effect, since ECS tasks have no names.",
     )
     env: dict[str, str | None] = Field(
         default_factory=dict,

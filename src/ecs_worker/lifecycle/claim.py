@@ -87,7 +87,7 @@ def held_for(run: FlowRun, claim_id: UUID) -> Held:
         deployment_id=run.deployment_id,
         job_variables=run.job_variables,
         tags=run.tags,
-        document=run.document,
+        named_before=run.infrastructure_pid or "",
     )
     return Held(claimed, on_demand=bool(run.labels.get(SPOT_LOST)))
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -139,12 +138,11 @@ class Launch:
         return max(tasks, key=lambda task: (not task.stopped, task.created_at or _LONG_AGO), default=None)
 
     def settle(self, held: Held, task: TaskFacts) -> None:
-        """From here on the run has a task. Its API document isn't needed any more, and is large."""
+        """From here on the run has a task."""
         assert held.placement is not None, "a task without a placement can't be watched"
         held.task = task
         held.starts += 1
         held.uncertain = False
-        held.run = replace(held.run, document={})
         cluster = held.placement.cluster or task.cluster_arn
         held.identifier = f"{cluster}::{task.arn}"
         held.enter(Phase.STARTING)

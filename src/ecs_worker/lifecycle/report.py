@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 # Paused, suspended, awaiting retry, rescheduled: the run goes on elsewhere or later.
 ELSEWHERE = frozenset({StateType.PAUSED, StateType.SCHEDULED})
 
-IN_PROCESS = "in_process"  # `retry_type` of a run whose container waits to retry it
-
 TICK = 2.0  # seconds between two looks: tasks stop in bursts, and one read serves 200 of them
 AT_ONCE = 20  # ends told at the same time
 RELEASE_PATIENCE = 10.0  # seconds for a claim to be given back
@@ -315,7 +313,7 @@ class Report:
 
 def _named_before(held: Held) -> str:
     """The task of an earlier attempt, which the run named when it was claimed."""
-    return str(held.run.document.get("infrastructure_pid") or "")
+    return held.run.named_before
 
 
 def _lacks_its_task(now: Seen, held: Held) -> bool:
@@ -330,6 +328,5 @@ def seen(run: FlowRun) -> Seen:
         state_type=run.state_type or StateType.SCHEDULED,  # created, and not in any state yet
         claim_id=run.state.transition_id if run.state and run.state_type is StateType.PENDING else None,
         identifier=run.infrastructure_pid or "",
-        in_process=run.state_type is StateType.SCHEDULED
-        and (run.document.get("empirical_policy") or {}).get("retry_type") == IN_PROCESS,
+        in_process=run.state_type is StateType.SCHEDULED and run.in_process,
     )

@@ -121,12 +121,15 @@ class Orchestration:
         )
 
 
+IN_PROCESS = "in_process"  # `retry_type` of a run whose container waits to retry it
+
+
 @dataclass(frozen=True, slots=True)
 class FlowRun:
     """A flow run. A poll leaves `state` out but gives `state_type`, `state_name` and `state_id`.
 
-    `infrastructure_pid` and `start_time` may stem from an earlier attempt. `document` is the run as the API
-    gave it, for templates that name any of its fields.
+    `infrastructure_pid` may stem from an earlier attempt. `in_process`: should it be Scheduled, that is for its own
+    container to go on (Prefect's retry type `in_process`); the server gives it to nobody else.
     """
 
     id: UUID
@@ -142,11 +145,7 @@ class FlowRun:
     labels: Mapping[str, Any] = field(default_factory=dict)  # empty on 2.20
     infrastructure_pid: str | None = None
     work_pool_name: str | None = None
-    work_queue_name: str | None = None
-    run_count: int = 0
-    start_time: datetime | None = None
-    next_scheduled_start_time: datetime | None = None
-    document: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    in_process: bool = False
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
@@ -166,26 +165,21 @@ class FlowRun:
             labels=raw.get("labels") or {},
             infrastructure_pid=raw.get("infrastructure_pid"),
             work_pool_name=raw.get("work_pool_name"),
-            work_queue_name=raw.get("work_queue_name"),
-            run_count=raw.get("run_count") or 0,
-            start_time=_time(raw.get("start_time")),
-            next_scheduled_start_time=_time(raw.get("next_scheduled_start_time")),
-            document=raw,
+            in_process=(raw.get("empirical_policy") or {}).get("retry_type") == IN_PROCESS,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A flow; `document` is all the API gave, for templates."""
+    """A flow."""
 
     id: UUID
     name: str
-    document: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
         """Read a flow as the API writes it."""
-        return cls(id=UUID(raw["id"]), name=raw["name"], document=raw)
+        return cls(id=UUID(raw["id"]), name=raw["name"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,6 @@ async def test_tasks(aws: Aws) -> None:
     (task,), failures = await ecs.run_task(request)
     assert failures == []
     assert task.started_by == "prefect/a/b"
-    assert task.launch_type == "FARGATE"
 
     assert await ecs.list_tasks("flows", started_by="prefect/a/b") == [task.arn]
     assert await ecs.list_tasks("flows", started_by="prefect/x/y") == []
@@ -166,8 +165,8 @@ async def test_all_that_ecs_tells_of_a_task(monkeypatch: pytest.MonkeyPatch) -> 
     assert task.created_at == datetime(2026, 1, 1, 0, 0, 0, 500_000, tzinfo=UTC)
     assert task.stopped_at is None
     assert task.containers == (
-        ContainerFacts("prefect", "STOPPED", 137, "OutOfMemoryError", "", "i"),
-        ContainerFacts("side-car", "STOPPED", None, "", "UNKNOWN", ""),
+        ContainerFacts("prefect", 137, "OutOfMemoryError"),
+        ContainerFacts("side-car", None, ""),
     )
     assert launched == task, "botocore's own reading and ours give the same"
 

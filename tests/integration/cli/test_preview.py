@@ -14,7 +14,7 @@ from ecs_worker.cli.preview import Preview, RenderJob, preview
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import WorkerDefaults
 from ecs_worker.job.variables import default_base_job_template
-from support.contexts import CONTEXT as ANY_RUN
+from support.builders import ANY_RUN
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,7 +22,8 @@ from ecs_worker.model import AwsTarget, ContainerFacts, Phase, Placement, TaskFa
 from ecs_worker.prefect_api.client import PrefectClient
 from ecs_worker.prefect_api.schemas import WorkPool
 from ecs_worker.settings import PrefectSettings
-from support.listeners import Pool, claimed
+from support.builders import claimed_run
+from support.listeners import Pool
 from support.servers.prefect import Admin, wait_until
 from support.servers.scripted import Answer, ScriptedServer, scripted
 from support.simulator import ChaosProxy
@@ -53,7 +54,9 @@ STOPPED = replace(
 
 def held(**fields: Any) -> Held:
     placement = Placement(AwsTarget(), "flows", "prefect")
-    return Held(claimed(**fields), Phase.STARTING, placement=placement, task=PROVISIONING, identifier=f"flows::{ARN}")
+    return Held(
+        claimed_run(**fields), Phase.STARTING, placement=placement, task=PROVISIONING, identifier=f"flows::{ARN}"
+    )
 
 
 def goes_on(announce: EventFeed, run: Held, *tasks: TaskFacts) -> None:
@@ -238,7 +241,7 @@ async def test_what_the_api_refuses_is_dropped(caplog: pytest.LogCaptureFixture)
 async def test_events_tell_nothing_of_the_job() -> None:
     async with sending() as (announce, server):
         secret = {"env": {"TOKEN": "a-secret-value"}}
-        run = held(job_variables=secret, document={"job_variables": secret, "parameters": secret})
+        run = held(job_variables=secret)
         announce.launched(run)
         goes_on(announce, run, RUNNING, STOPPED)
         await announce.once()

@@ -13,7 +13,8 @@ import pytest
 from ecs_worker.aws.sqs import Message
 from ecs_worker.lifecycle.listen import STALE, Fate, read, region_of, run_of
 from ecs_worker.model import Phase, TaskFacts
-from support.listeners import QUEUE, Listener, claimed, listening, until
+from support.builders import claimed_run
+from support.listeners import QUEUE, Listener, listening, until
 from support.simulator import EventFeed, TaskScript, What, fault
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def ended(held: Held) -> bool:
 
 
 async def hold_one(scene: Scene, listener: Listener) -> Held:
-    run = claimed()
+    run = claimed_run()
     return listener.hold(run, await scene.launch(run))
 
 
@@ -100,7 +101,7 @@ async def test_a_colleagues_message_is_given_back_once_and_then_left(scene: Scen
     await scene.open(visibility=30)
     scene.simulator.ecs.scripts.default = TaskScript(provisioning=None)
     listener = await scene.listener()
-    colleague = claimed()
+    colleague = claimed_run()
     async with listening(listener):
         await scene.launch(colleague)  # one event
         await until(lambda: scene.asked("ChangeMessageVisibilityBatch") == 1)
@@ -126,7 +127,7 @@ async def test_an_event_that_overtakes_run_task_waits_for_it(scene: Scene) -> No
     await scene.open()
     scene.simulator.ecs.scripts.default = STOPS
     listener = await scene.listener()
-    run = claimed()
+    run = claimed_run()
     held = listener.hold(run)
     async with listening(listener):
         task = await scene.launch(run)
@@ -142,7 +143,7 @@ async def test_an_event_that_overtakes_run_task_waits_for_it(scene: Scene) -> No
 async def test_an_event_of_an_earlier_attempt_says_nothing_of_the_new_one(scene: Scene) -> None:
     await scene.open()
     listener = await scene.listener()
-    run = claimed()
+    run = claimed_run()
     held = listener.hold(run, document(run.started_by, taskArn="arn:new", lastStatus="PENDING", version=2))
     old = document(run.started_by, taskArn="arn:old", lastStatus="STOPPED", version=9)
     assert listener.events.sort([Message(event(old), "receipt", 1, time.time())])[Fate.DELETE]
@@ -184,7 +185,7 @@ async def test_a_message_that_nobody_needs_any_more_is_deleted(scene: Scene) -> 
 
 async def test_another_claim_of_the_same_run_is_a_colleagues(scene: Scene) -> None:
     listener = await scene.listener()
-    run = claimed()
+    run = claimed_run()
     held = listener.hold(run, document(run.started_by, version=1))
     theirs = event(document(f"prefect/{run.run_id}/{uuid4()}", lastStatus="STOPPED"))
     assert listener.events.sort([Message(theirs, "a", 1, time.time())])[Fate.GIVE_BACK]
@@ -224,7 +225,7 @@ async def test_the_queue_can_be_given_by_its_url(scene: Scene) -> None:
     """Its Region is the URL's, not the worker's."""
     scene.simulator.site("eu-west-1").sqs.create_queue(QUEUE, 1.0)
     listener = await scene.listener(f"https://sqs.eu-west-1.amazonaws.com/123456789012/{QUEUE}")
-    run = claimed()
+    run = claimed_run()
     held = listener.hold(run, document(run.started_by, version=1))
     scene.simulator.site("eu-west-1").sqs.queues[QUEUE].send(event(document(run.started_by, lastStatus="STOPPED")))
     async with listening(listener):
@@ -249,7 +250,7 @@ def test_region_of_a_queue(queue: str, region: str | None) -> None:
 
 
 def test_whose_task_it_is() -> None:
-    run = claimed()
+    run = claimed_run()
     assert run_of(TaskFacts("arn", started_by=run.started_by)) == run.run_id
     for nobody in ("", "ecs-svc/1", "prefect", f"prefect/{run.run_id}", f"airflow/{run.run_id}/1", "prefect/1/2"):
         assert run_of(TaskFacts("arn", started_by=nobody)) is None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 import pytest
 
 from ecs_worker.lifecycle.poll import Poll
 from ecs_worker.lifecycle.run.ledger import Held, Ledger
-from ecs_worker.model import ClaimedRun, Phase
+from ecs_worker.model import Phase
 from ecs_worker.prefect_api.client import PrefectClient
 from ecs_worker.settings import PrefectSettings, WorkerSettings
+from support.builders import claimed_run
 from support.servers.canned import CannedApi, serve
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Bench:
         self.hold(str(run.id), Phase.CLAIMED)
 
     def hold(self, run_id: str, phase: Phase = Phase.RUNNING) -> None:
-        run = ClaimedRun(UUID(run_id), "run", UUID(run_id), UUID(run_id), None, {})
+        run = claimed_run(run_id)
         self.ledger.take(Held(run, phase))
 
 

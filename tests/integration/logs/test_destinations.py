@@ -18,9 +18,10 @@ from ecs_worker.lifecycle.journal.output import LOOK_BACK, Logs
 from ecs_worker.lifecycle.journal.run_logs import RunLogs
 from ecs_worker.lifecycle.report import Report
 from ecs_worker.lifecycle.run.ledger import Held, Ledger
-from ecs_worker.model import ClaimedRun, ContainerFacts, LogStream, Output, Phase, Placement, TaskFacts
+from ecs_worker.model import ContainerFacts, LogStream, Output, Phase, Placement, TaskFacts
 from ecs_worker.ops.logging import ConsoleFormatter, JsonFormatter
 from ecs_worker.prefect_api.schemas import ProposedState, StateType
+from support.builders import claimed_run
 from support.reading import GROUP, PACE, TARGET, Console
 from support.servers.prefect import wait_until
 
@@ -53,7 +54,7 @@ class Stage:
         now = datetime.fromtimestamp(self.console.cloud.clock.now(), UTC)
         arn = f"arn:aws:ecs:us-east-1:123456789012:task/c/{uuid4().hex}"
         held = Held(
-            ClaimedRun(run_id, "quick-fox", claim, uuid4(), None, {}),
+            claimed_run(run_id, name="quick-fox", claim_id=claim),
             phase=Phase.RUNNING,
             placement=Placement(TARGET, "c", "prefect", log=LOG, output=output, **placement),
             task=TaskFacts(arn, last_status="RUNNING", created_at=now, started_at=now),

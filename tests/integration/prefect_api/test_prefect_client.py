@@ -100,7 +100,6 @@ async def test_polling_gives_due_runs_in_order(api: PrefectClient, admin: Admin)
     assert due[1].job_variables == {"cpu": 512}
     assert due[0].state_type is StateType.SCHEDULED
     assert str(due[0].deployment_id) == deployment
-    assert due[0].document["name"] == due[0].name
     assert [str(run.id) for run in await api.scheduled_runs(pool, before=now, limit=1)] == [first]
     assert [str(run.id) for run in await api.scheduled_runs(pool, queues=["default"])] == [first, second, later]
     with pytest.raises(PrefectNotFound):
@@ -187,7 +186,7 @@ async def test_what_the_worker_writes_on_a_run(api: PrefectClient, admin: Admin,
     run = await api.read_run(run_id)
     assert run is not None
     assert run.infrastructure_pid == "cluster::arn"
-    labels = (run.document.get("labels") or {}).get("prefect.worker.name")
+    labels = run.labels.get("prefect.worker.name")
     assert labels == {"3": "w", "2": None}[prefect.line]
 
 

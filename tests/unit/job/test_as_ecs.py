@@ -20,7 +20,7 @@ from ecs_worker.job.requests import (
 )
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.local import rules as ecs
-from support.contexts import CONTEXT
+from support.builders import ANY_RUN
 
 ROLE = "arn:aws:iam::123456789012:role/r"
 SECRET = "arn:aws:secretsmanager:eu-west-1:1:secret:k"
@@ -45,12 +45,12 @@ def logging(options: dict[str, str]) -> dict[str, Any]:
 def job(variables: dict[str, Any]) -> rules.Job:
     configuration = JobConfiguration.load(render_configuration(default_base_job_template(), variables, {}))
     configuration = with_documents(configuration, {}, WorkerDefaults())
-    definition = prepare_definition(configuration, CONTEXT)
+    definition = prepare_definition(configuration, ANY_RUN)
     assert definition is not None
-    need = network_need(configuration, CONTEXT, definition)
+    need = network_need(configuration, ANY_RUN, definition)
     network = network_configuration(need, FoundNetwork(["subnet-1"])) if need else None
-    request = prepare_run_task(configuration, CONTEXT, definition, network)
-    return rules.Job(configuration, CONTEXT, definition, request, dict.fromkeys(variables, "the table"))
+    request = prepare_run_task(configuration, ANY_RUN, definition, network)
+    return rules.Job(configuration, ANY_RUN, definition, request, dict.fromkeys(variables, "the table"))
 
 
 def refused_by_ecs(made: rules.Job) -> bool:

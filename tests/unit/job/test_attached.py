@@ -19,7 +19,7 @@ from ecs_worker.job.attached import (
 from ecs_worker.job.configuration import JobConfiguration, WorkerDefaults, render_configuration
 from ecs_worker.job.requests import network_need, prepare_definition, prepare_run_task
 from ecs_worker.job.variables import default_base_job_template
-from support.contexts import CONTEXT as ANY_RUN
+from support.builders import ANY_RUN
 
 CONTEXT = replace(ANY_RUN, run=replace(ANY_RUN.run, deployment_id=None))
 

@@ -12,7 +12,7 @@ from ecs_worker.job.requests import FoundNetwork
 from ecs_worker.job.template import UNSET
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.lifecycle.rendering.render import render_job
-from support.contexts import CONTEXT as ANY_RUN
+from support.builders import ANY_RUN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -18,7 +18,6 @@ from ecs_worker.job.configuration import (
     WorkerDefaults,
     merge_job_variables,
     origins,
-    prepare,
     render_configuration,
 )
 from ecs_worker.job.names import ecs_name, generated_family, tag_text
@@ -35,7 +34,8 @@ from ecs_worker.job.requests import (
     without_spot,
 )
 from ecs_worker.job.variables import default_base_job_template
-from ecs_worker.model import AwsCredentials, ClaimedRun, LogStream, Output
+from ecs_worker.model import AwsCredentials, LogStream, Output
+from support.builders import claimed_run
 from support.paths import STORED_TEMPLATES
 
 TEMPLATES = {
@@ -50,7 +50,14 @@ SUBNETS = ["subnet-1", "subnet-2"]
 
 
 def context(run_variables: dict[str, Any] | None = None, **changes: Any) -> FlowRunContext:
-    run = ClaimedRun(UUID(int=1), "run one", UUID(int=9), UUID(int=2), UUID(int=3), run_variables or {})
+    run = claimed_run(
+        UUID(int=1),
+        name="run one",
+        claim_id=UUID(int=9),
+        flow_id=UUID(int=2),
+        deployment_id=UUID(int=3),
+        job_variables=run_variables,
+    )
     given: dict[str, Any] = {
         "run": run,
         "flow_name": "my flow",
@@ -864,17 +871,8 @@ def test_images_fit_the_server() -> None:
     assert default_image("", "3.12") == "prefecthq/prefect:3-latest"
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        (None, "run one"),
-        ("{{ ctx.flow.name }}-{{ ctx.flow_run.name }}", "my flow-run one"),
-        ("{{ ctx.flow_run.nothing }}", "run one"),
-        ("{{ ctx.flow.labels.team }}", "data"),
-    ],
-)
-def test_names_are_filled_in(name: str | None, expected: str) -> None:
-    assert prepare(load({"name": name}), context(flow={"labels": {"team": "data"}})).name == expected
+def test_a_name_is_accepted_and_changes_nothing() -> None:
+    assert build({"name": "{{ ctx.flow.name }}"}) == build({})
 
 
 def test_credentials_come_from_the_block() -> None:

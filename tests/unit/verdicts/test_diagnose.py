@@ -427,7 +427,7 @@ def test_every_stop_has_a_bounded_diagnosis(
         stop_code=stop_code,
         stopped_reason=reason,
         started_at=started,
-        containers=(ContainerFacts("prefect", "", *own), ContainerFacts("other", "", *other)),
+        containers=(ContainerFacts("prefect", *own), ContainerFacts("other", *other)),
     )
     found = diagnose(task, container=container, log=LOG)
     assert found.cause.endswith(".")

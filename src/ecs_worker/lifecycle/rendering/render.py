@@ -143,7 +143,6 @@ def flow_run_context(
     return FlowRunContext(
         run=run,
         flow_name=flow.name,
-        flow=flow.document,
         pool_id=surroundings.pool.id,
         pool_name=surroundings.pool.name,
         worker_name=worker_name,

@@ -1,16 +1,15 @@
 from __future__ import annotations
 
-from uuid import uuid4
-
 import anyio
 import pytest
 
 from ecs_worker.lifecycle.run.ledger import Held, Ledger
-from ecs_worker.model import ClaimedRun, Phase
+from ecs_worker.model import Phase
+from support.builders import claimed_run
 
 
 def held(phase: Phase = Phase.CLAIMED) -> Held:
-    run = ClaimedRun(uuid4(), "run", uuid4(), uuid4(), None, {})
+    run = claimed_run()
     return Held(run, phase)
 
 

@@ -9,7 +9,12 @@ EcsWorkerError
 │   ├── PrefectUnauthorized   401 or 403
 │   ├── PrefectNotFound       404, in Prefect's words
 │   └── PrefectRejected       any other status that is not a success (409, 422, 500 …)
-└── AwsError                  AWS did not do what was asked (see `job/classify.py` for what follows from it)
+├── AwsError                  AWS did not do what was asked (see `verdicts/classify.py` for what follows from it)
+├── NoTask                    a run's way ends before it has a task
+│   ├── LaunchFailed          ECS launched no task and will launch none: the run has crashed
+│   ├── NotWanted             the run was cancelled, or this worker stops
+│   └── NotOurs               the run is somebody else's by now
+└── CleanupFailed             an order of the worker channel can't be carried out
 
 Errors are translated at the edge: `prefect_api` and `aws` raise only these.
 """
@@ -94,3 +99,23 @@ class AwsError(EcsWorkerError):
         self.resource_ids = tuple(resource_ids)
         self.retried = retried
         super().__init__(f"{operation}: {code}: {message}")
+
+
+class NoTask(EcsWorkerError):
+    """A run's way ends before it has a task; `lifecycle/run/decide.py` says what follows."""
+
+
+class LaunchFailed(NoTask):
+    """No task was launched and none will be: the message says why and what to do."""
+
+
+class NotWanted(NoTask):
+    """The run was cancelled, or this worker is stopping, before a task was launched."""
+
+
+class NotOurs(NoTask):
+    """While the launch waited the run was deleted, rescheduled or ended by others: it is theirs now."""
+
+
+class CleanupFailed(EcsWorkerError):
+    """An order of the worker channel names something that is no ECS task."""

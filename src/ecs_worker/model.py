@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ class Phase(StrEnum):
     STARTING = "starting"  # the task exists and has not reached RUNNING
     RUNNING = "running"  # the task has reached RUNNING
     STOPPED = "stopped"  # the task has stopped; its end is not told yet
+    ABANDONED = "abandoned"  # there is no task and will be none; the run's end is not told yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,59 @@ class ClaimedRun:
     def started_by(self) -> str:
         """RunTask's `startedBy`: at most 128 characters of letters, digits, `-`, `/`, `_`."""
         return f"prefect/{self.run_id}/{self.claim_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskName:
+    """What a run's `infrastructure_pid` says: `<cluster>::<task ARN>`, as prefect-aws writes it.
+
+    `cluster` is a name or an ARN. `TaskName` takes any text apart; `read` only what names an ECS task.
+    """
+
+    cluster: str
+    arn: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The parts of any text; one without `::` is all `arn`."""
+        cluster, _, arn = text.rpartition("::")
+        return cls(cluster, arn)
+
+    @classmethod
+    def read(cls, text: str | None) -> Self | None:
+        """The parts of a text that names an ECS task; None for every other."""
+        return cls.parse(text) if text and _TASK_NAME.fullmatch(text) else None
+
+    def __str__(self) -> str:
+        return f"{self.cluster}::{self.arn}"
+
+    @property
+    def region(self) -> str:
+        """The Region that the ARN says."""
+        return self._part(3)
+
+    @property
+    def account(self) -> str:
+        """The account that the ARN says."""
+        return self._part(4)
+
+    @property
+    def task_id(self) -> str:
+        """What log streams and consoles call the task."""
+        return task_id(self.arn)
+
+    def _part(self, number: int) -> str:
+        parts = self.arn.split(":", 5)
+        return parts[number] if len(parts) > number else ""
+
+
+# Every partition's ARNs start with arn:aws, arn:aws-cn, arn:aws-us-gov …
+_TASK_NAME = re.compile(r".*::arn:[\w-]+:ecs:[\w-]+:\d*:task/.+", re.ASCII)
+
+
+def task_id(arn: str) -> str:
+    """The last part of a task's ARN."""
+    return arn.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +198,8 @@ class TaskFacts:
 
     @property
     def task_id(self) -> str:
-        """The last part of the ARN: what log streams and consoles call the task."""
-        return self.arn.rsplit("/", 1)[-1]
+        """What log streams and consoles call the task."""
+        return task_id(self.arn)
 
     @property
     def stopped(self) -> bool:
@@ -183,8 +238,9 @@ class Output(StrEnum):
 class Placement:
     """Where a run's task is, and how it is watched. Small: one is kept for each watched run.
 
-    Times are in seconds. `cluster` is as configured; empty means the account's default cluster. `hide` takes the
-    values of blocks and variables out of AWS's words, which may repeat what was sent.
+    Times are in seconds. `cluster` is as configured; empty means the account's default cluster. `flow_name` and
+    `deployment_name` are what events call the run's flow and deployment. `hide` takes the values of blocks and
+    variables out of AWS's words, which may repeat what was sent.
     """
 
     target: AwsTarget
@@ -199,6 +255,8 @@ class Placement:
     launch_timeout: float = 900
     start_attempts: int = 3
     spot_fallback: bool = False
+    flow_name: str | None = None
+    deployment_name: str | None = None
     hide: Callable[[str], str] = field(default=str, repr=False, compare=False)
 
 

@@ -14,57 +14,40 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import time
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import anyio
 
 from ecs_worker.errors import AwsError, JobInvalid, PrefectError, PrefectNotFound, UserError
-from ecs_worker.lifecycle.claim import claimant, claims, ended_before, held_for, take_back
-from ecs_worker.lifecycle.launch import WORKER_LABEL
-from ecs_worker.lifecycle.loops import rim
-from ecs_worker.lifecycle.report import task_of
-from ecs_worker.model import AwsTarget, ClaimedRun, Placement, TaskFacts
+from ecs_worker.lifecycle.claim import undo_if_ended
+from ecs_worker.lifecycle.loops import every, guarded
+from ecs_worker.lifecycle.run import decide
+from ecs_worker.lifecycle.run.claims import latest_claim, recorded_run
+from ecs_worker.lifecycle.run.decide import Crash, Launch
+from ecs_worker.lifecycle.sign import WORKER_LABEL
+from ecs_worker.model import TaskFacts, TaskName
 from ecs_worker.prefect_api.schemas import StateType
-from ecs_worker.verdicts.classify import NO_CLUSTER, Kind, classify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
     from uuid import UUID
 
-    from ecs_worker.aws.session import Aws
-    from ecs_worker.lifecycle.journal.run_logs import RunLogs
-    from ecs_worker.lifecycle.launch import Launch
-    from ecs_worker.lifecycle.rendering.render import Render
-    from ecs_worker.lifecycle.report import Report
-    from ecs_worker.lifecycle.run.ledger import Held, Ledger
+    from ecs_worker.lifecycle.locate import Locate
+    from ecs_worker.lifecycle.run.claims import ClaimRecord
+    from ecs_worker.lifecycle.run.ledger import Ledger
+    from ecs_worker.lifecycle.run.run import Run
+    from ecs_worker.lifecycle.way import Way
     from ecs_worker.prefect_api.client import PrefectClient
-    from ecs_worker.prefect_api.schemas import FlowRun, RunState
+    from ecs_worker.prefect_api.schemas import FlowRun
     from ecs_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
-EVERYTHING = 900.0  # seconds between two looks at all runs of the pool, while no worker goes
+EVERYTHING_EVERY = 900.0  # seconds between two looks at all runs of the pool, while no worker goes
 UNSETTLED = (StateType.PENDING, StateType.CANCELLING)
-AT_ONCE = 10  # runs taken up at the same time
+TAKEN_AT_ONCE = 10  # runs
 READ_AT_ONCE = 200  # the server's page
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """A claim, as the run's states tell it.
-
-    `worker` None: claimed by another kind of worker. `age` in seconds. `first`: the run was never claimed before, so
-    what it names as its task is this claim's.
-    """
-
-    claim_id: UUID
-    worker: str | None
-    age: float
-    first: bool = True
-    lease_id: UUID | None = None
 
 
 def chosen(run_id: UUID, workers: Collection[str]) -> str | None:
@@ -72,18 +55,7 @@ def chosen(run_id: UUID, workers: Collection[str]) -> str | None:
     return max(workers, key=lambda name: hashlib.sha256(f"{name} {run_id}".encode()).digest(), default=None)
 
 
-def latest_claim(states: Collection[RunState], now: datetime) -> Claimed | None:
-    """The newest claim in a run's history."""
-    found = claims(states)
-    if not found:
-        return None
-    newest = max(found, key=lambda state: state.timestamp or now)
-    assert newest.transition_id is not None, "claims have one"
-    age = (now - newest.timestamp).total_seconds() if newest.timestamp else 0.0
-    return Claimed(newest.transition_id, claimant(newest.message), age, first=len(found) == 1, lease_id=newest.lease_id)
-
-
-def mine(run: FlowRun, claim: Claimed | None, live: Collection[str], me: str, *, settle: float) -> bool:
+def mine(run: FlowRun, claim: ClaimRecord | None, live: Collection[str], me: str, *, settle: float) -> bool:
     """Whether the worker called `me` is to take up the run. `live` are the workers that beat, `me` among them.
 
     A live claimant looks after its own, and so does a live worker whose label the run bears: it launched it or took
@@ -103,75 +75,39 @@ def mine(run: FlowRun, claim: Claimed | None, live: Collection[str], me: str, *,
     return chosen(run.id, live) == me
 
 
-def as_held(run: FlowRun, claim: Claimed | None) -> Held:
-    """The run as it is held, before anything is known of a task."""
-    # A run that another kind of worker claimed has no claim id of ours; its own id stands in, unused.
-    held = held_for(run, claim.claim_id if claim is not None else run.id)
-    held.lease_id = claim.lease_id if claim is not None else None
-    return held
-
-
-async def placement_of(render: Render, run: ClaimedRun, identifier: str) -> Placement:
-    """Where the run's task `<cluster>::<task ARN>` is. Raises PrefectError, or UserError for unusable credentials."""
-    cluster, _, arn = identifier.partition("::")
-    try:
-        placement = (await render.once(run)).placement
-    except (JobInvalid, PrefectNotFound):
-        # Its job was changed or deleted since. The task says enough to be watched; only its output is not known.
-        placement = Placement(AwsTarget(region=arn.split(":")[3] or None), cluster, container="")
-    return replace(placement, cluster=cluster)
-
-
 class Adopt:
-    """Looks for orphans. `send` carries a held run on from rendering, as after a claim."""
+    """Looks for orphans."""
 
     def __init__(
-        self,
-        api: PrefectClient,
-        aws: Aws,
-        ledger: Ledger,
-        render: Render,
-        launch: Launch,
-        report: Report,
-        feed: RunLogs,
-        settings: WorkerSettings,
-        send: Callable[[Held], None],
+        self, api: PrefectClient, ledger: Ledger, locate: Locate, way: Way, settings: WorkerSettings
     ) -> None:
         self._api = api
-        self._aws = aws
         self._ledger = ledger
-        self._render = render
-        self._launch = launch
-        self._report = report
-        self._feed = feed
+        self._locate = locate
+        self._way = way
         self._settings = settings
-        self._send = send
         self._live: frozenset[str] = frozenset()
         self._looked_at_all = -math.inf
         self._open = False
 
     async def run(self) -> None:
         """Look at the start and every `adopt_seconds`."""
-        while True:
-            try:
-                await self.once()
-            except PrefectError as error:
-                log.warning("Runs without a worker can't be looked for now: %s", error)
-            await anyio.sleep(self._settings.adopt_seconds)
+        trouble = "Runs without a worker can't be looked for now"
+        await every(self._settings.adopt_seconds, self.look, trouble=trouble, at_once=True)
 
-    async def once(self) -> None:
+    async def look(self) -> None:
         """One look. Raises PrefectError.
 
         Pending and Cancelling runs are few and can't wait. All that run are listed only when a worker has gone (or
         at the start), since a pool may have thousands, and once in a while for safety.
         """
-        pool = self._settings.pool
+        pool, now = self._settings.pool, self._ledger.clock()
         online = await self._api.workers(pool, status="ONLINE")
         live = frozenset(worker.name for worker in online if worker.status == "ONLINE") | {self._settings.name}
-        everything = self._open or bool(self._live - live) or time.monotonic() - self._looked_at_all >= EVERYTHING
+        everything = self._open or bool(self._live - live) or now - self._looked_at_all >= EVERYTHING_EVERY
         states = (*UNSETTLED, StateType.RUNNING) if everything else UNSETTLED
         orphans = [run_id for run_id in await self._api.run_ids(pool=pool, states=states) if run_id not in self._ledger]
-        limiter = anyio.CapacityLimiter(AT_ONCE)
+        limiter = anyio.CapacityLimiter(TAKEN_AT_ONCE)
         self._open = True  # until all is known: a run that is Pending now may be Running at the next look
         settled: list[bool] = []
 
@@ -188,103 +124,71 @@ class Adopt:
         self._live = live
         self._open = not all(settled)
         if everything:
-            self._looked_at_all = time.monotonic()
+            self._looked_at_all = self._ledger.clock()
 
-    async def _consider(self, run: FlowRun, live: Collection[str]) -> bool:
+    async def _consider(self, orphan: FlowRun, live: Collection[str]) -> bool:
         """Take the run up if it is this worker's to take. False: the next look has to see it again, whatever it is."""
-        if (holder := run.labels.get(WORKER_LABEL)) in live and holder != self._settings.name:
+        if (holder := orphan.labels.get(WORKER_LABEL)) in live and holder != self._settings.name:
             return True  # a live worker launched it, or took it up; no need to read its history
-        with rim(run.name):
+        with guarded(orphan.name):
             try:
-                return await self._take_up(run, live)
+                return await self._take_up(orphan, live)
             except UserError as error:
-                log.warning("%s can't be adopted: %s", run.name, error)
+                log.warning("%s can't be adopted: %s", orphan.name, error)
                 return True
             except (PrefectError, AwsError) as error:
-                log.warning("%s can't be adopted yet: %s", run.name, error)
+                log.warning("%s can't be adopted yet: %s", orphan.name, error)
         return False
 
-    async def _take_up(self, run: FlowRun, live: Collection[str]) -> bool:
+    async def _take_up(self, orphan: FlowRun, live: Collection[str]) -> bool:
         me, settle = self._settings.name, self._settings.settle_seconds
-        states = await self._api.state_history(run.id)
+        states = await self._api.state_history(orphan.id)
         claim = latest_claim(states, datetime.now(UTC))
-        if not mine(run, claim, live, me, settle=settle):
+        if not mine(orphan, claim, live, me, settle=settle):
             return claim is None or claim.age >= settle or (claim.worker in live and claim.worker != me)
-        end = ended_before(states, claim.claim_id) if claim is not None else None
-        if claim is not None and end is not None and run.state_type is StateType.PENDING:
-            await take_back(self._api, as_held(run, claim).run, end)  # its worker died before it could do so
-        elif await self._names_its_task(run, claim):
-            await self._watch_task(run, claim)
+        run = recorded_run(orphan, claim, self._ledger.clock)
+        if claim is not None and orphan.state_type is StateType.PENDING:
+            if await undo_if_ended(self._api, run.claim, states):
+                return True  # the claimant died before it could do so
+        name = TaskName.read(orphan.infrastructure_pid)
+        if name is not None and await self._is_its_task(run, claim, name):
+            run.placed(await self._locate.placement_of(run.claim, name))
+            await self._way.adopt(run, TaskFacts(arn=name.arn), name)  # the next sweep describes it
         elif claim is not None:
-            await self._find_or_launch(run, claim)
+            await self._find_or_launch(orphan, run, claim)
         return True
 
-    async def _names_its_task(self, run: FlowRun, claim: Claimed | None) -> bool:
-        """Whether the run names the task that this claim launched; the name may be an earlier attempt's."""
-        if run.infrastructure_pid is None or "::" not in run.infrastructure_pid:
-            return False
+    async def _is_its_task(self, run: Run, claim: ClaimRecord | None, name: TaskName) -> bool:
+        """Whether this claim launched the task that the run names; the name may be an earlier attempt's."""
         if claim is None or claim.worker is None or claim.first:
             return True
-        held = as_held(run, claim)
-        placement = await placement_of(self._render, held.run, run.infrastructure_pid)
-        ecs = await self._aws.ecs(placement.target)
-        tasks, _ = await ecs.look_up(placement.cluster, [task_of(run.infrastructure_pid)])
-        return any(task.started_by == held.run.started_by for task in tasks)
+        return await self._locate.is_of_claim(run.claim, name)
 
-    async def _watch_task(self, run: FlowRun, claim: Claimed | None) -> None:
-        """Watch the task that the run names. The next sweep describes it."""
-        assert run.infrastructure_pid is not None, "the caller looked"
-        held = as_held(run, claim)
-        held.placement = await placement_of(self._render, held.run, run.infrastructure_pid)
-        held.identifier_written = True
-        await self._take(held, TaskFacts(arn=task_of(run.infrastructure_pid)))
-        held.identifier = run.infrastructure_pid
-
-    async def _find_or_launch(self, run: FlowRun, claim: Claimed) -> None:
-        held = as_held(run, claim)
+    async def _find_or_launch(self, orphan: FlowRun, run: Run, claim: ClaimRecord) -> None:
         task, obstacle = None, ""
         try:
-            held.placement = (await self._render.once(held.run)).placement
-            task = await self._launch.find(held)
+            run.placed(await self._locate.place(run))
+            task = await self._locate.find(run)
         except (JobInvalid, PrefectNotFound) as error:
             obstacle = str(error)
         except AwsError as error:
-            # Without its cluster there is no task. What else can't pass a launch by the same claim tells best.
-            unlaunched = run.state_type is StateType.PENDING and classify(error).kind is Kind.PERMANENT
-            if error.code != NO_CLUSTER and not unlaunched:
+            if not decide.lets_launch_tell(error, orphan.state_type):
                 raise
         if task is not None:
-            await self._take(held, task)
-            return
-        if not await self._still(run, claim):
-            return
-        self._ledger.take(held)
-        match run.state_type:
-            case StateType.PENDING if obstacle:
-                self._report.give_up(held, obstacle)
-            case StateType.PENDING:
-                log.info("%s was claimed by %s and never launched: launching it.", run.name, claim.worker)
-                self._send(held)
-            case StateType.CANCELLING:
-                await self._report.cancel(held)
-            case _:
-                await self._report.crash(held, "Its worker died, and ECS knows no task of it (any more).")
+            await self._way.adopt(run, task)
+        elif await self._is_unchanged(orphan, claim):
+            match decide.of_orphan(orphan.state_type, obstacle):
+                case Launch():
+                    log.info("%s was claimed by %s and never launched: launching it.", run.label, claim.worker)
+                    self._ledger.take(run)
+                    self._way.send(run)
+                case Crash(why):
+                    run.abandoned(why)  # `report` ends it
+                    self._ledger.take(run)
 
-    async def _still(self, run: FlowRun, claim: Claimed) -> bool:
+    async def _is_unchanged(self, orphan: FlowRun, claim: ClaimRecord) -> bool:
         """Whether the run is as it was when it was listed, an instant ago: not ended, given back, or taken."""
-        if claim.worker is None or run.id in self._ledger:
+        if claim.worker is None or orphan.id in self._ledger:
             return False
-        now = await self._api.read_run(run.id)
-        return now is not None and now.state_id == run.state_id and run.id not in self._ledger
-
-    async def _take(self, held: Held, task: TaskFacts) -> None:
-        if held.run.run_id in self._ledger:
-            return
-        held.adopted = True
-        self._ledger.take(held)
-        self._launch.settle(held, task)
-        self._ledger.counts["adopted"] += 1
-        self._feed.tell(held.run, f"ECS task {task.task_id} is watched by worker {self._settings.name} from now on.")
-        if not held.identifier_written:
-            await self._launch.write_identifier(held)
-        await self._launch.write_labels(held)
+        now = await self._api.read_run(orphan.id)
+        return now is not None and now.state_id == orphan.state_id and orphan.id not in self._ledger

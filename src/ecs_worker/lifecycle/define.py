@@ -7,10 +7,11 @@ dies after registering, the next worker finds the revision by its tag.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
+
+import anyio
 
 from ecs_worker.errors import EcsWorkerError
 from ecs_worker.job.requests import definition_digest
@@ -20,14 +21,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ecs_worker.aws.session import Aws
-    from ecs_worker.lifecycle.run.ledger import Held
+    from ecs_worker.errors import AwsError
+    from ecs_worker.lifecycle.run.run import Run
     from ecs_worker.model import AwsTarget, LaunchRequest
 
 log = logging.getLogger(__name__)
 
 DIGEST_TAG = "ecs-worker:digest"
+INACTIVE = "inactive"  # what ECS says of a definition that was deregistered
 NEWEST = 5  # revisions looked at before registering another
-KEPT = 3600.0  # seconds; a definition that was deregistered meanwhile is noticed at RunTask
+KEPT_FOR = 3600.0  # seconds; a definition that was deregistered meanwhile is noticed at RunTask
 
 _Key = tuple[tuple[str, str], str, str]
 
@@ -37,10 +40,10 @@ class Define:
 
     def __init__(self, aws: Aws) -> None:
         self._aws = aws
-        self._known: Lookups[_Key, str] = Lookups(KEPT)
-        self._families: defaultdict[tuple[tuple[str, str], str], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._known: Lookups[_Key, str] = Lookups(KEPT_FOR)
+        self._families: defaultdict[tuple[tuple[str, str], str], anyio.Lock] = defaultdict(anyio.Lock)
 
-    async def once(self, request: LaunchRequest) -> str:
+    async def ensure(self, request: LaunchRequest) -> str:
         """The ARN (or the name, as given) to run. Raises AwsError."""
         definition = request.definition
         if isinstance(definition, str):
@@ -53,27 +56,27 @@ class Define:
             lambda: self._find_or_register(target, definition, digest, newest),
         )
 
-    def forget(self, request: LaunchRequest) -> None:
-        """The definition is no longer there: look again next time."""
-        if not isinstance(request.definition, str):
+    def heed(self, request: LaunchRequest, refusal: AwsError) -> None:
+        """RunTask failed. If somebody has deregistered our definition, look again, or register another, next time."""
+        if INACTIVE in refusal.message.lower() and not isinstance(request.definition, str):
             family = request.definition["family"]
             self._known.forget((request.placement.target.key, family, definition_digest(request.definition)))
 
-    async def retire(self, held: Held, others: Iterable[Held]) -> None:
+    async def retire(self, run: Run, others: Iterable[Run]) -> None:
         """Deregister the definition of a run that has ended, if its job wants that and none of `others` uses it.
 
         Tasks that run go on. A run that needs the same definition later registers a new revision.
         """
-        task = held.task
-        if not held.deregister or task is None or held.placement is None or not task.definition_arn:
+        launched = run.launched
+        if not run.deregister or launched is None or not (arn := launched.task.definition_arn):
             return
-        if any(other.task is not None and other.task.definition_arn == task.definition_arn for other in others):
+        if any(other.task is not None and other.task.definition_arn == arn for other in others):
             return
         try:
-            ecs = await self._aws.ecs(held.placement.target)
-            await ecs.deregister(task.definition_arn)
+            ecs = await self._aws.ecs(launched.placement.target)
+            await ecs.deregister(arn)
         except EcsWorkerError as error:
-            log.warning("Task definition %s is not deregistered: %s", task.definition_arn, error)
+            log.warning("Task definition %s is not deregistered: %s", arn, error)
 
     async def _find_or_register(
         self, target: AwsTarget, definition: Mapping[str, Any], digest: str, newest: int

@@ -1,4 +1,4 @@
-"""Events: hear of tasks by an SQS queue that EventBridge fills with ECS task state changes.
+"""Listen: hear of tasks by an SQS queue that EventBridge fills with ECS task state changes.
 
 It only makes sooner what `watch` finds out anyway. Events may come twice, late, in the wrong order or never; `version`
 orders them among what DescribeTasks tells. A message is deleted once its facts are in memory: if the process dies
@@ -24,7 +24,7 @@ import anyio
 from ecs_worker.aws.ecs import task_facts
 from ecs_worker.aws.sqs import LONG_POLL, PER_REQUEST
 from ecs_worker.errors import EcsWorkerError
-from ecs_worker.lifecycle.loops import rim
+from ecs_worker.lifecycle.loops import guarded
 from ecs_worker.model import AwsTarget, TaskFacts
 
 if TYPE_CHECKING:
@@ -32,16 +32,17 @@ if TYPE_CHECKING:
 
     from ecs_worker.aws.session import Aws
     from ecs_worker.aws.sqs import Message, Sqs
-    from ecs_worker.lifecycle.run.ledger import Held, Ledger
+    from ecs_worker.lifecycle.run.ledger import Ledger
+    from ecs_worker.lifecycle.run.run import Run
     from ecs_worker.lifecycle.watch import Watch
 
 log = logging.getLogger(__name__)
 
-STALE = 300.0  # seconds; whoever watches the task knows better by now, so nobody needs the message
+OF_NO_USE_AFTER = 300.0  # seconds; whoever watches the task knows better by now, so nobody needs the message
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds, while the queue can't be read
 IDLE_PAUSE = 1.0  # seconds, about, after messages that were all others': they get them, and nobody spins
 GATHER = 0.5  # seconds for more to come, once fewer are there than a request takes: each costs CPU and money
-AT_ONCE = 10  # batches whose messages are being deleted or given back while more are received
+ANSWERED_AT_ONCE = 10  # batches whose messages are being deleted or given back while more are received
 
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d+")
 
@@ -54,7 +55,7 @@ class Fate(Enum):
     LEAVE = "leave"  # not understood, or a colleague's again: it shows up after the queue's visibility timeout
 
 
-class Events:
+class Listener:
     """Listens to `queue`, a name or a URL, in the worker's own account."""
 
     def __init__(self, aws: Aws, ledger: Ledger, watch: Watch, queue: str) -> None:
@@ -62,7 +63,7 @@ class Events:
         self._ledger = ledger
         self._watch = watch
         self._queue = queue
-        self._early: dict[str, tuple[Held, TaskFacts]] = {}  # by task ARN: its RunTask is not answered yet
+        self._early: dict[str, tuple[Run, TaskFacts]] = {}  # by task ARN: its RunTask is not answered yet
         self._warned: set[str] = set()
 
     async def run(self) -> None:
@@ -73,7 +74,7 @@ class Events:
 
     async def _listen(self) -> None:
         url, failures = "", 0
-        room = anyio.Semaphore(AT_ONCE)
+        room = anyio.Semaphore(ANSWERED_AT_ONCE)
         async with anyio.create_task_group() as answers:
             while True:
                 try:
@@ -144,33 +145,33 @@ class Events:
                 'there. Let the EventBridge rule match {"detail": {"startedBy": [{"prefix": "prefect/"}]}}.',
             )
             return Fate.LEAVE
-        held = self._ledger.get(run_id)
-        if held is not None and held.run.started_by == task.started_by:
-            self._observe(held, task)
+        run = self._ledger.get(run_id)
+        if run is not None and run.claim.started_by == task.started_by:
+            self._observe(run, task)
             return Fate.DELETE
-        if time.time() - message.sent > STALE:
+        if time.time() - message.sent > OF_NO_USE_AFTER:
             return Fate.DELETE
         return Fate.GIVE_BACK if message.receives <= 1 else Fate.LEAVE
 
-    def _observe(self, held: Held, task: TaskFacts) -> None:
-        if held.task is None:
+    def _observe(self, run: Run, task: TaskFacts) -> None:
+        if run.task is None:
             earlier = self._early.get(task.arn)
             if earlier is None or earlier[1].version <= task.version:
-                self._early[task.arn] = (held, task)
-        elif held.task.arn == task.arn:  # an earlier attempt's task changes nothing any more
-            with rim(held.run.name):
-                self._watch.observe(held, task)
+                self._early[task.arn] = (run, task)
+        elif run.task.arn == task.arn:  # an earlier attempt's task changes nothing any more
+            with guarded(run.label):
+                self._watch.observe(run, task)
 
     async def _take_in_early(self) -> None:
         """Facts that came before RunTask's answer wait for it: then the run has a task, or is not held any more."""
         while True:
             await self._ledger.wait_freed()
-            for arn, (held, task) in list(self._early.items()):
-                if self._ledger.get(held.run.run_id) is not held:
+            for arn, (run, task) in list(self._early.items()):
+                if self._ledger.get(run.id) is not run:
                     del self._early[arn]
-                elif held.task is not None:
+                elif run.task is not None:
                     del self._early[arn]
-                    self._observe(held, task)
+                    self._observe(run, task)
 
     def _warn_once(self, what: str, message: str) -> None:
         if what not in self._warned:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -40,7 +39,7 @@ class Poll:
         self._send = send
         self._in_the_way = 0  # held runs in the last answer: set back to Scheduled, or their claims are under way
         self.last: float | None = None
-        """When the server last answered a poll, in monotonic seconds; the health check reads it."""
+        """When the server last answered a poll, on the ledger's clock; the health check reads it."""
 
     async def run(self) -> None:
         """Poll for ever: at the interval (±30 %, so that workers don't march in step), or when a slot frees early."""
@@ -54,18 +53,18 @@ class Poll:
                 while self._ledger.free == 0:
                     await self._ledger.wait_freed()
 
-    async def once(self) -> bool:
-        """One poll. True if runs were left for want of slots. Raises PrefectError."""
+    async def look(self) -> bool:
+        """One poll. True if runs were left because no slot was free. Raises PrefectError."""
         free = self._ledger.free
         if free == 0:
             return True
         limit = free + 2 * self._in_the_way  # twice, as they may be more than were seen
-        sent = time.monotonic()
+        sent = self._ledger.clock()
         before = datetime.now(UTC) + timedelta(seconds=self._settings.prefetch_seconds)
         found = await self._api.scheduled_runs(
             self._settings.pool, queues=self._settings.work_queues, before=before, limit=limit
         )
-        self.last = time.monotonic()
+        self.last = self._ledger.clock()
         fresh = [run for run in found if run.id not in self._ledger]
         self._in_the_way = len(found) - len(fresh)
         for run in fresh[:free]:
@@ -74,7 +73,7 @@ class Poll:
 
     async def _poll_or_warn(self) -> bool:
         try:
-            return await self.once()
+            return await self.look()
         except PrefectNotFound:
             queues = f", or a queue of {', '.join(self._settings.work_queues)}," if self._settings.work_queues else ""
             log.warning(

@@ -1,10 +1,11 @@
-"""One small cache for look-ups: values live for a time, and concurrent askers share one call."""
+"""Lookups: one small cache: values live for a time, and concurrent askers share one call."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+import anyio
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
@@ -20,13 +21,13 @@ class Lookups(Generic[K, V]):
         self._seconds = seconds
         self._most = most
         self._kept: dict[K, tuple[float, V]] = {}
-        self._locks: dict[K, asyncio.Lock] = {}
+        self._locks: dict[K, anyio.Lock] = {}
 
     async def get(self, key: K, ask: Callable[[], Awaitable[V]]) -> V:
         """The value, from memory while it is fresh. Raises what `ask` raises."""
         if (found := self._fresh(key)) is not None:
             return found[1]
-        lock = self._locks.setdefault(key, asyncio.Lock())
+        lock = self._locks.setdefault(key, anyio.Lock())
         try:
             async with lock:
                 if (found := self._fresh(key)) is not None:

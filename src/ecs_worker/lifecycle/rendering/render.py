@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FRESH = 10.0  # seconds that a deployment or flow is taken as read: a burst of its runs asks once
+TAKEN_AS_READ = 10.0  # seconds for a deployment or flow: a burst of its runs asks once
 
 
 class PoolView(Protocol):
@@ -86,33 +86,30 @@ class Render:
         aws: Aws,
         settings: WorkerSettings,
         prefect: PrefectSettings,
-        surroundings: PoolView,
+        pool_view: PoolView,
     ) -> None:
         self._api = api
         self._settings = settings
         self._prefect = prefect
-        self._surroundings = surroundings
+        self._pool_view = pool_view
         self._sources = WorkerSources(api, aws)
-        self._deployments: Lookups[UUID, Deployment | None] = Lookups(FRESH)
-        self._flows: Lookups[UUID, Flow] = Lookups(FRESH)
-        self.names: dict[UUID, str] = {}
-        """What the flows and deployments are called whose runs were rendered."""
+        self._deployments: Lookups[UUID, Deployment | None] = Lookups(TAKEN_AS_READ)
+        self._flows: Lookups[UUID, Flow] = Lookups(TAKEN_AS_READ)
 
-    async def once(self, run: ClaimedRun) -> LaunchRequest:
+    async def render(self, run: ClaimedRun) -> LaunchRequest:
         """The run's requests. Raises JobInvalid, PrefectNotFound (deployment deleted), PrefectError or AwsError."""
         flow = await self._flows.get(run.flow_id, lambda: self._api.read_flow(run.flow_id))
         deployment = await self._deployment(run)
-        self.names |= {found.id: found.name for found in (flow, deployment) if found is not None}
         context = flow_run_context(
-            run, flow, deployment, self._surroundings, self._settings.name, self._settings, self._prefect
+            run, flow, deployment, self._pool_view, self._settings.name, self._settings, self._prefect
         )
         deployed = deployment.job_variables if deployment is not None else {}
-        job = await render_job(self._surroundings.pool.base_job_template, deployed, context, self._sources)
+        job = await render_job(self._pool_view.pool.base_job_template, deployed, context, self._sources)
         configuration = job.configuration
         if warning := ignored_warning(configuration):
             log.warning("%s: %s", run.name, warning)
         return LaunchRequest(
-            placement=_placement(job),
+            placement=replace(_placement(job), flow_name=flow.name, deployment_name=deployment and deployment.name),
             definition=configuration.reused_definition or job.definition,
             run_task=job.run_task,
             deregister=not configuration.reused_definition and configuration.auto_deregister_task_definition,
@@ -133,7 +130,7 @@ def flow_run_context(
     run: ClaimedRun,
     flow: Flow,
     deployment: Deployment | None,
-    surroundings: PoolView,
+    pool_view: PoolView,
     worker_name: str,
     defaults: JobDefaults,
     prefect: PrefectSettings,
@@ -143,12 +140,12 @@ def flow_run_context(
     return FlowRunContext(
         run=run,
         flow_name=flow.name,
-        pool_id=surroundings.pool.id,
-        pool_name=surroundings.pool.name,
+        pool_id=pool_view.pool.id,
+        pool_name=pool_view.pool.name,
         worker_name=worker_name,
-        worker_id=surroundings.worker_id,
+        worker_id=pool_view.worker_id,
         region="",
-        server_version=surroundings.server_version or "",
+        server_version=pool_view.server_version or "",
         deployment_name=deployment.name if deployment is not None else None,
         deployment_updated=updated,
         inherited_env=prefect.inherited,

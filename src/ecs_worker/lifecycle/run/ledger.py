@@ -1,122 +1,101 @@
-"""The ledger: the one owner of what this worker holds. It alone counts slots and knows what is in flight.
+"""The ledger: which runs this worker holds, and how many more it may take. It alone counts slots.
 
-It is memory only. If the process dies, `adopt` finds every run of it again from the Prefect server and ECS.
+Memory only. If the process dies, `adopt` finds every run again from the Prefect server and ECS.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import anyio
 
+from ecs_worker.lifecycle.run.run import UNLAUNCHED
 from ecs_worker.model import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from uuid import UUID
 
-    from ecs_worker.model import ClaimedRun, Placement, TaskFacts
+    from ecs_worker.lifecycle.run.run import Run
 
-
-@dataclass(slots=True, eq=False)
-class Held:
-    """One flow run that this worker holds, from its claim until its end is told.
-
-    `since` is in monotonic seconds. `attempt` numbers the launch's tokens, from 1; `starts` counts the tasks it got.
-    """
-
-    run: ClaimedRun
-    phase: Phase = Phase.CLAIMED
-    since: float = field(default_factory=time.monotonic)
-    claimed_at: float = field(default_factory=time.monotonic)
-    attempt: int = 1
-    starts: int = 0
-    placement: Placement | None = None
-    task: TaskFacts | None = None
-    lease_id: UUID | None = None  # the deployment's concurrency slot, which the claim took
-    identifier: str = ""  # what `infrastructure_pid` is, or is to be
-    identifier_written: bool = False
-    adopted: bool = False  # another process launched it, and may have passed on its output
-    on_demand: bool = False  # Spot was taken away: the next attempt goes without it
-    waits_for: str | None = None  # the kind of obstacle that the run's state tells of
-    uncertain: bool = False  # a RunTask got no answer: a task may exist that is not known yet
-    theirs: bool = False  # the run is others' business by now: only the task that it left here is stopped
-    cancelling_since: float | None = None
-    stop_reason: str = ""  # why the worker asked ECS to stop the task; empty: it didn't
-    submitted: UUID | None = None  # the event that told of the launch
-    crashed_because: str = ""  # set once that is decided, so that a repeated report says the same
-    deregister: bool = False  # the task definition is to go once no held run needs it
-    missing_since: float | None = None
-    due: float = 0.0  # when the sweeper looks at the task next
-
-    def enter(self, phase: Phase) -> None:
-        """Go on to the next phase."""
-        if phase is not self.phase:
-            self.phase = phase
-            self.since = time.monotonic()
-
-    def hide(self, message: str) -> str:
-        """The message without what no message may tell, as far as that is known yet."""
-        return self.placement.hide(message) if self.placement is not None else message
-
-    @property
-    def in_phase_for(self) -> float:
-        """Seconds since the phase began."""
-        return time.monotonic() - self.since
+# On these a slot may become free, or somebody may wait for the task.
+_TOLD = frozenset({Phase.STARTING, Phase.STOPPED, Phase.ABANDONED})
 
 
 class Ledger:
-    """What is in flight. A run occupies a slot from its claim until its task has stopped."""
+    """What is in flight. A run takes a slot from its claim until its task has stopped.
 
-    def __init__(self, *, limit: int | None, max_launching: int) -> None:
+    `clock` is the time by which all parts of the lifecycle judge, in seconds.
+    """
+
+    def __init__(
+        self, *, limit: int | None, max_launching: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.clock = clock
         self._limit = limit
         self._max_launching = max_launching
-        self._held: dict[UUID, Held] = {}
+        self._held: dict[UUID, Run] = {}
+        self._phases: Counter[Phase] = Counter()
         self._freed = anyio.Event()
-        self.counts: Counter[str] = Counter()
-        """What happened since the start, by name: claimed, launched, completed, crashed …"""
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def __iter__(self) -> Iterator[Held]:
+    def __iter__(self) -> Iterator[Run]:
         return iter(tuple(self._held.values()))
 
     def __contains__(self, run_id: object) -> bool:
         return run_id in self._held
 
-    def get(self, run_id: UUID) -> Held | None:
+    def get(self, run_id: UUID) -> Run | None:
         """The run, if this worker holds it."""
         return self._held.get(run_id)
 
     @property
+    def phases(self) -> Mapping[Phase, int]:
+        """How many runs are in each phase."""
+        return self._phases
+
+    @property
     def free(self) -> int:
         """How many more runs may be claimed now: below the limit, and below the launch queue's length."""
-        launching = sum(held.phase in {Phase.CLAIMED, Phase.LAUNCHING} for held in self._held.values())
-        room = self._max_launching - launching
+        room = self._max_launching - sum(self._phases[phase] for phase in UNLAUNCHED)
         if self._limit is not None:
-            running = sum(held.phase is not Phase.STOPPED for held in self._held.values())
-            room = min(room, self._limit - running)
+            ended = self._phases[Phase.STOPPED] + self._phases[Phase.ABANDONED]
+            room = min(room, self._limit - (len(self._held) - ended))
         return max(room, 0)
 
-    def take(self, held: Held) -> None:
+    def take(self, run: Run) -> None:
         """Begin to hold a run. Its slot is taken before the claim is asked, so that no claim exceeds the limit."""
-        self._held[held.run.run_id] = held
+        if (before := self._held.get(run.id)) is not None:
+            self._let(before)
+        self._held[run.id] = run
+        self._phases[run.phase] += 1
+        run.held_by(self._changed)
 
-    def drop(self, held: Held) -> None:
+    def drop(self, run: Run) -> None:
         """The run is not this worker's any more: told, released, or never became ours."""
-        if self._held.get(held.run.run_id) is held:
-            del self._held[held.run.run_id]
-        self.freed()
-
-    def freed(self) -> None:
-        """Tell those who wait that `free` may have grown."""
-        self._freed.set()
-        self._freed = anyio.Event()
+        if self._held.get(run.id) is run:
+            del self._held[run.id]
+            self._let(run)
+        self._tell()
 
     async def wait_freed(self) -> None:
-        """Wait until a slot may have become free, or a run was dropped."""
+        """Wait until a slot may have become free, a run got its task, or was dropped."""
         await self._freed.wait()
+
+    def _let(self, run: Run) -> None:
+        run.held_by(None)
+        self._phases[run.phase] -= 1
+
+    def _changed(self, before: Phase, after: Phase) -> None:
+        self._phases[before] -= 1
+        self._phases[after] += 1
+        if after in _TOLD:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._freed.set()
+        self._freed = anyio.Event()

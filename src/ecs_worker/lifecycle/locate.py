@@ -1,0 +1,64 @@
+"""Locate: where is this run's task? Only asks; nothing is changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from ecs_worker.errors import JobInvalid, PrefectNotFound
+from ecs_worker.model import AwsTarget, Placement
+
+if TYPE_CHECKING:
+    from ecs_worker.aws.session import Aws
+    from ecs_worker.lifecycle.rendering.render import Render
+    from ecs_worker.lifecycle.run.run import Run
+    from ecs_worker.model import ClaimedRun, TaskFacts, TaskName
+
+MOST_DESCRIBED = 100  # DescribeTasks takes no more
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+class Locate:
+    """Finds tasks by what the run and the ARN say, or by the claim's `startedBy`."""
+
+    def __init__(self, aws: Aws, render: Render) -> None:
+        self._aws = aws
+        self._render = render
+
+    async def place(self, run: Run) -> Placement:
+        """Where the run's job would run now. Raises JobInvalid, PrefectNotFound, PrefectError or AwsError."""
+        return (await self._render.render(run.claim)).placement
+
+    async def placement_of(self, claim: ClaimedRun, name: TaskName) -> Placement:
+        """Where the task of that name is. Raises PrefectError, or UserError for unusable credentials."""
+        try:
+            placement = (await self._render.render(claim)).placement
+        except (JobInvalid, PrefectNotFound):
+            # Its job was changed or deleted since. The task says enough to be watched; only its output is not known.
+            placement = Placement(AwsTarget(region=name.region or None), name.cluster, container="")
+        return replace(placement, cluster=name.cluster)
+
+    async def find(self, run: Run) -> TaskFacts | None:
+        """The task that the run's claim launched, if ECS has one: the newest, when there were several attempts.
+
+        Raises AwsError. A task that has been stopped for more than an hour is not found.
+        """
+        assert run.placement is not None, "without a placement there is nowhere to look"
+        ecs = await self._aws.ecs(run.placement.target)
+        cluster = run.placement.cluster
+        arns: list[str] = []
+        for status in ("RUNNING", "STOPPED"):
+            arns += await ecs.list_tasks(cluster, started_by=run.claim.started_by, desired_status=status)
+        if not arns:
+            return None
+        tasks, _ = await ecs.describe_tasks(cluster, arns[:MOST_DESCRIBED])
+        return max(tasks, key=lambda task: (not task.stopped, task.created_at or _LONG_AGO), default=None)
+
+    async def is_of_claim(self, claim: ClaimedRun, name: TaskName) -> bool:
+        """Whether that task was launched by this claim. Raises AwsError, PrefectError or UserError."""
+        placement = await self.placement_of(claim, name)
+        ecs = await self._aws.ecs(placement.target)
+        tasks, _ = await ecs.look_up(placement.cluster, [name.arn])
+        return any(task.started_by == claim.started_by for task in tasks)

@@ -1,0 +1,155 @@
+"""The way of one run: claim → render → define → launch. What has no task at its end is ended here, too.
+
+Each step is a module of its own and has one verb. A process that dies on the way leaves a run that is Pending by its
+claim; `adopt`, of this worker's successor or of a colleague, goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+from ecs_worker.errors import AwsError, EcsWorkerError, LaunchFailed, NotOurs
+from ecs_worker.lifecycle.loops import guarded, log_fault
+from ecs_worker.lifecycle.run import decide
+from ecs_worker.lifecycle.run.decide import Crash, Drop, Release, Stop, Unknown, Watch
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from anyio.abc import TaskGroup
+
+    from ecs_worker.lifecycle.claim import Claim
+    from ecs_worker.lifecycle.define import Define
+    from ecs_worker.lifecycle.journal.journal import Journal
+    from ecs_worker.lifecycle.launch import Launch
+    from ecs_worker.lifecycle.locate import Locate
+    from ecs_worker.lifecycle.patience import Patience
+    from ecs_worker.lifecycle.rendering.render import Render
+    from ecs_worker.lifecycle.run.ledger import Ledger
+    from ecs_worker.lifecycle.run.run import Run
+    from ecs_worker.lifecycle.sign import Sign
+    from ecs_worker.model import LaunchRequest, TaskFacts, TaskName
+    from ecs_worker.prefect_api.schemas import FlowRun
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The steps, in their order; `sign` is the last."""
+
+    claim: Claim
+    render: Render
+    define: Define
+    launch: Launch
+    sign: Sign
+
+
+class Way:
+    """Carries runs side by side. `open()` comes first."""
+
+    def __init__(self, steps: Steps, patience: Patience, locate: Locate, ledger: Ledger, journal: Journal) -> None:
+        self._steps = steps
+        self._patience = patience
+        self._locate = locate
+        self._ledger = ledger
+        self._journal = journal
+        self._launches: TaskGroup | None = None
+
+    @asynccontextmanager
+    async def open(self, stop_seconds: float) -> AsyncIterator[None]:
+        """Runs may be sent while this is open. Afterwards open launches have so many seconds to come to an end."""
+        async with anyio.create_task_group() as self._launches:
+            yield
+            launches, self._launches = self._launches, None
+            self._patience.break_off()  # a RunTask that is under way is seen to its end
+            launches.cancel_scope.deadline = anyio.current_time() + stop_seconds
+
+    def send_scheduled(self, scheduled: FlowRun, polled_at: float) -> None:
+        """Start a scheduled run on its way, and return at once."""
+        if self._launches is not None:
+            self._launches.start_soon(self._carry, scheduled, polled_at)
+
+    def send(self, run: Run) -> None:
+        """Start a run that is held already on the rest of its way, and return at once."""
+        if self._launches is None:
+            self._ledger.drop(run)  # still Pending by its claim: the next worker adopts it
+        else:
+            self._launches.start_soon(self._bring_up, run)
+
+    async def adopt(self, run: Run, task: TaskFacts, name: TaskName | None = None) -> None:
+        """Look after a task that another process launched. `name`: as the run names it already."""
+        if run.id in self._ledger:
+            return
+        run.adopted_as(task, name)
+        self._ledger.take(run)
+        self._journal.adopted(run)
+        await self._steps.sign.sign(run)
+
+    async def _carry(self, scheduled: FlowRun, polled_at: float) -> None:
+        run = await self._steps.claim.take(scheduled, polled_at)
+        if run is not None:
+            await self._bring_up(run)
+
+    async def _bring_up(self, run: Run) -> None:
+        try:
+            request = await self._patience.ask(run, lambda: self._render(run))
+            run.rendered(request)
+            task = await self._patience.ask(run, lambda: self._launch(run, request))
+        except EcsWorkerError as obstacle:
+            await self._end(run, obstacle)
+        except Exception as fault:
+            # A fault of ours must not take the other runs along, nor meet this one for ever.
+            log_fault(f"The launch of {run.label}")
+            told = f"ecs-worker has a fault ({type(fault).__name__}); its log says more."
+            await self._end(run, LaunchFailed(told))
+        else:
+            with guarded(run.label):
+                run.launched_as(task)
+                self._journal.launched(run)
+                await self._steps.sign.sign(run)
+
+    async def _render(self, run: Run) -> LaunchRequest:
+        return await self._patience.while_wanted(lambda: self._steps.render.render(run.claim))
+
+    async def _launch(self, run: Run, request: LaunchRequest) -> TaskFacts:
+        definition = await self._patience.while_wanted(lambda: self._steps.define.ensure(request))
+        try:
+            return await self._steps.launch.start(run, request, definition)
+        except AwsError as error:
+            self._steps.define.heed(request, error)
+            raise
+
+    # -- without a task
+
+    async def _end(self, run: Run, obstacle: EcsWorkerError) -> None:
+        """No launch. But when a RunTask was never answered, a task may exist all the same."""
+        found = await self._found(run) if run.unanswered else None
+        decision = decide.of_unlaunched(obstacle, run, found)
+        if isinstance(obstacle, NotOurs):
+            log.info("%s: %s", run.label, obstacle)
+        match decision:
+            case Drop():
+                self._ledger.drop(run)
+            case Watch(task):  # `watch` has it from here, and `cancel` stops it if need be
+                run.launched_as(task)
+                await self._steps.sign.sign(run)
+            case Stop(task):
+                run.handed_over_with(task)
+            case Crash(why):  # `report` writes it, if the run still is this worker's
+                run.abandoned(why)
+            case Release(why, after):
+                await self._steps.claim.release(run, why, after)
+
+    async def _found(self, run: Run) -> TaskFacts | Unknown | None:
+        try:
+            return await self._locate.find(run)
+        except EcsWorkerError as error:
+            started_by = run.claim.started_by
+            log.warning("%s: whether ECS has a task with startedBy %s is not known: %s", run.label, started_by, error)
+            return Unknown()

@@ -39,7 +39,7 @@ from ecs_worker.lifecycle.claim import Claim
 from ecs_worker.lifecycle.cleanup import Cleanup
 from ecs_worker.lifecycle.define import Define
 from ecs_worker.lifecycle.journal.event_feed import EventFeed
-from ecs_worker.lifecycle.journal.output import Logs
+from ecs_worker.lifecycle.journal.output import ContainerOutput
 from ecs_worker.lifecycle.journal.run_logs import RunLogs
 from ecs_worker.lifecycle.launch import Launch, LaunchFailed, NotOurs, NotWanted
 from ecs_worker.lifecycle.listen import Events
@@ -100,7 +100,7 @@ class Worker:
         define = Define(aws)
         self._announce = EventFeed(api, settings.name, self._heartbeat, self._render.names)
         self._launch = Launch(api, aws, self.ledger, define, self._feed, self.stopping, settings.name, self._announce)
-        self.logs = Logs(aws, self._feed, self.ledger)
+        self.logs = ContainerOutput(aws, self._feed, self.ledger)
         self._report = Report(
             api, self.ledger, define, self._feed, self.logs, settings.report_grace_seconds, self._send_held
         )

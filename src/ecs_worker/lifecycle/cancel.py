@@ -16,7 +16,7 @@ import anyio
 from ecs_worker.errors import PrefectError
 from ecs_worker.lifecycle.loops import rim
 from ecs_worker.model import Phase
-from ecs_worker.prefect_api.events import cancelling_runs
+from ecs_worker.prefect_api.event_stream import cancelling_runs
 from ecs_worker.prefect_api.schemas import StateType
 
 if TYPE_CHECKING:

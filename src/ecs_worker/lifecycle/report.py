@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ecs_worker.lifecycle.define import Define
-    from ecs_worker.lifecycle.journal.output import Logs
+    from ecs_worker.lifecycle.journal.output import ContainerOutput
     from ecs_worker.lifecycle.journal.run_logs import RunLogs
     from ecs_worker.lifecycle.run.ledger import Held, Ledger
     from ecs_worker.prefect_api.client import PrefectClient
@@ -114,7 +114,7 @@ class Report:
         ledger: Ledger,
         define: Define,
         feed: RunLogs,
-        logs: Logs,
+        logs: ContainerOutput,
         grace: float,
         again: Callable[[Held], None],
     ) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ecs_worker.aws.session import Aws
     from ecs_worker.lifecycle.journal.event_feed import EventFeed
-    from ecs_worker.lifecycle.journal.output import Logs
+    from ecs_worker.lifecycle.journal.output import ContainerOutput
     from ecs_worker.lifecycle.journal.run_logs import RunLogs
     from ecs_worker.lifecycle.run.ledger import Held, Ledger
     from ecs_worker.model import AwsTarget, TaskFacts
@@ -73,7 +73,7 @@ class Watch:
         self,
         aws: Aws,
         ledger: Ledger,
-        logs: Logs,
+        logs: ContainerOutput,
         feed: RunLogs,
         announce: EventFeed,
         settings: WorkerSettings,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ecs_worker.lifecycle.loops import every, guarded
 from ecs_worker.model import Phase
-from ecs_worker.prefect_api.events import cancelling_runs
+from ecs_worker.prefect_api.event_stream import cancelling_runs
 from ecs_worker.prefect_api.schemas import StateType
 
 if TYPE_CHECKING:

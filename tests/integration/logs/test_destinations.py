@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from ecs_worker.lifecycle.define import Define
-from ecs_worker.lifecycle.journal.output import LOOK_BACK, Logs
+from ecs_worker.lifecycle.journal.output import LOOK_BACK, ContainerOutput
 from ecs_worker.lifecycle.journal.run_logs import RunLogs
 from ecs_worker.lifecycle.report import Report
 from ecs_worker.lifecycle.run.ledger import Held, Ledger
@@ -63,10 +63,10 @@ class Stage:
         held.identifier_written = True
         return held
 
-    def worker(self) -> tuple[Logs, RunLogs, Ledger]:
+    def worker(self) -> tuple[ContainerOutput, RunLogs, Ledger]:
         feed = RunLogs(self.api)
         ledger = Ledger(limit=None, max_launching=10)
-        return Logs(self.aws, feed, ledger, PACE), feed, ledger
+        return ContainerOutput(self.aws, feed, ledger, PACE), feed, ledger
 
     async def lines(self, held: Held, container: str = "prefect") -> list[dict[str, Any]]:
         found = await self.admin.logs(held.run.run_id)

@@ -12,7 +12,7 @@ import pytest
 
 from ecs_worker.errors import PrefectUnauthorized
 from ecs_worker.prefect_api.client import PrefectClient
-from ecs_worker.prefect_api.events import cancelling_runs
+from ecs_worker.prefect_api.event_stream import cancelling_runs
 from ecs_worker.settings import PrefectSettings
 from support.servers.prefect import Admin, PrefectServer, prefect_server
 

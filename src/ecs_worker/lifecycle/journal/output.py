@@ -1,9 +1,10 @@
-"""Logs: what containers write to CloudWatch, repeated where the job wants it: the worker's output, the run's own logs.
+"""ContainerOutput: show what containers write to CloudWatch where the job wants it: worker's output, run's own logs.
 
-What holds after a restart or a takeover, for runs that go on meanwhile:
-- the run's own logs (`stream_output_to` prefect or both) tell how far they have come, so no line is lost or doubled;
-- the worker's output keeps no such mark: the new process shows the last `LOOK_BACK` again.
-The last lines of a run that ended while no worker lived stay on CloudWatch: `ecs-worker logs` shows them.
+If the process dies here, for runs that go on:
+- the run's own logs (`stream_output_to` prefect or both) tell the next worker which lines they have, so no line is lost
+  or doubled;
+- the worker's output keeps no such mark: the next worker shows the lines of the last `LOOK_BACK` again.
+The last lines of a run that ends while no worker lives stay on CloudWatch: `ecs-worker logs` shows them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from ecs_worker.lifecycle.journal.tail import LATE, Reader, Tail
+from ecs_worker.lifecycle.journal.tail import MOST_DELAY, Reader, Tail
 from ecs_worker.model import Output, Phase
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ output = logging.getLogger("ecs_worker.output")
 """The containers' own lines. They are not the worker's words, so they have a logger of their own."""
 
 LAST_LINES = 500
-SECONDS = 2.0  # between two looks at what is still this worker's
-LOOK_BACK = 600.0  # seconds; ECS puts a dead worker's next one up within a few minutes
+LET_GO_EVERY = 2.0  # seconds between two looks for runs that are not this worker's any more
+LOOK_BACK = 600.0  # seconds; ECS replaces a dead worker within a few minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,16 @@ class Shown:
     output: Output
 
 
-class Logs:
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A run with its task, and where that is."""
+
+    run: ClaimedRun
+    task: TaskFacts
+    placement: Placement
+
+
+class ContainerOutput:
     """Follows the streams of all runs that ask for their output, and shows the last lines of those that never ran."""
 
     def __init__(self, aws: Aws, feed: RunLogs, ledger: Ledger, pace: Pace | None = None) -> None:
@@ -65,68 +75,70 @@ class Logs:
         async with anyio.create_task_group() as loops:
             loops.start_soon(self._reader.run)
             while True:
-                await anyio.sleep(SECONDS)
+                await anyio.sleep(LET_GO_EVERY)
                 self._let_go()
 
     def follow(self, held: Held) -> None:
         """Begin to read once the task has started, and know when it has stopped."""
-        task, placement = held.task, held.placement
-        if task is None or placement is None or placement.output is Output.NOWHERE or task.started_at is None:
+        launched = _launched(held)
+        if launched is None or launched.placement.output is Output.NOWHERE or launched.task.started_at is None:
             return
-        for stream in _streams(placement):
+        to, task = launched.placement.output, launched.task
+        for stream in _streams(launched.placement):
             key = (task.arn, stream.container)
             if key not in self._followed:
-                tail = self._tail(held, task, stream, placement.output)
+                tail = self._tail(launched, stream, to)
                 if held.adopted:
-                    self._resume(tail, held.run, stream, placement.output)
+                    self._resume(tail, held.run, stream, to)
                 self._followed[key] = (held, tail)
                 self._reader.add(tail)
             if task.stopped:
                 self._followed[key][1].end()
 
     def _let_go(self) -> None:
-        """Tasks that are gone from ECS, or from this worker's care: what is on the way are their last lines."""
+        """End the reading of tasks that have stopped, and of those that are not this worker's any more."""
         for key, (held, tail) in tuple(self._followed.items()):
+            launched = _launched(held)
             if held.phase is Phase.STOPPED:
                 tail.end()
-            if self._ledger.get(held.run.run_id) is not held or held.task is None or held.task.arn != key[0]:
+            if self._ledger.get(held.run.run_id) is not held or launched is None or launched.task.arn != key[0]:
                 tail.end()
                 del self._followed[key]
 
     def show_last(self, held: Held) -> None:
-        """Put the containers' last lines into the run's logs: it ended before it could log by itself.
+        """Put the containers' last lines into the run's logs: the run ended before it could log by itself.
 
-        They come while and after the state is written, as CloudWatch shows them. Does nothing when no container began
-        to run, or when all lines go there anyway.
+        They may come after the run's state is written, as soon as CloudWatch shows them. Does nothing when no
+        container began to run, or when all lines go there anyway.
         """
-        task, placement = held.task, held.placement
-        if task is None or placement is None or placement.output in {Output.PREFECT, Output.BOTH}:
+        launched = _launched(held)
+        if launched is None or launched.placement.output in {Output.PREFECT, Output.BOTH}:
             return
-        for stream in _streams(placement):
-            own = task.container(stream.container)
-            if task.started_at is None and (own is None or own.exit_code is None):
+        for stream in _streams(launched.placement):
+            own = launched.task.container(stream.container)
+            if launched.task.started_at is None and (own is None or own.exit_code is None):
                 continue
-            tail = self._tail(held, task, stream, Output.PREFECT)
+            tail = self._tail(launched, stream, Output.PREFECT)
             tail.last = LAST_LINES
             tail.end()
             self._reader.add(tail)
 
-    def _tail(self, held: Held, task: TaskFacts, stream: LogStream, to: Output) -> Tail:
-        assert held.placement is not None, "a task was launched somewhere"
+    def _tail(self, launched: Launched, stream: LogStream, to: Output) -> Tail:
+        task, target = launched.task, launched.placement.target
         name = stream.name(task.task_id)
-        shown = Shown(held.run, stream.container, f"log stream {name} of group {stream.group}", to)
+        shown = Shown(launched.run, stream.container, f"log stream {name} of group {stream.group}", to)
         return Tail(
-            target=replace(held.placement.target, region=stream.region or held.placement.target.region),
+            target=replace(target, region=stream.region or target.region),
             group=stream.group,
             stream=name,
             sink=partial(self._pass_on, shown),
-            position=_milliseconds(task.created_at) - LATE if task.created_at else 0,
+            position=_milliseconds(task.created_at) - MOST_DELAY if task.created_at else 0,
         )
 
     # -- after a restart
 
     def _resume(self, tail: Tail, run: ClaimedRun, stream: LogStream, to: Output) -> None:
-        """Go on where the worker before came to, as far as that is known."""
+        """Go on where the worker before stopped, as far as that is known."""
         if to is Output.WORKER:
             tail.position = max(tail.position, int((time.time() - LOOK_BACK) * 1000))
         else:
@@ -134,10 +146,10 @@ class Logs:
 
     async def _find_place(self, run: ClaimedRun, container: str, tail: Tail) -> None:
         """Read the newest of the container's lines that are in the run's logs. Raises PrefectError."""
-        lines, complete = await self._feed.newest(run.run_id, container, LATE / 1000)
+        lines, complete = await self._feed.newest(run.run_id, container, MOST_DELAY / 1000)
         if lines:
             newest, oldest = lines[-1][0], lines[0][0]
-            tail.close(newest - LATE if complete else max(newest - LATE, oldest + 1))
+            tail.close(newest - MOST_DELAY if complete else max(newest - MOST_DELAY, oldest + 1))
             tail.know(lines)
 
     # -- destinations
@@ -151,6 +163,12 @@ class Logs:
                 self._feed.add_output(
                     shown.run.run_id, shown.container, line.message, _time(line.timestamp), shown.where
                 )
+
+
+def _launched(held: Held) -> Launched | None:
+    if held.task is None or held.placement is None:
+        return None
+    return Launched(held.run, held.task, held.placement)
 
 
 def _streams(placement: Placement) -> tuple[LogStream, ...]:

@@ -3,17 +3,19 @@
 CloudWatch shows lines late and out of order, and its forward tokens may pass by what comes late. So every stream is
 read in two ways at once:
 
-- at its tip, every two seconds: what is new. One or two streams of a group each by GetLogEvents and its token, more
-  of them together, up to 100, by FilterLogEvents, which draws from the smaller quota but costs one call.
-- by sweeps, from its `position` on: what came late. While that is little, a sweep reads up to the present; under load
-  it reads each stretch of time once more when it is `LATE` old, and no line is due there any more.
+- at its tip, every two seconds: what is new. One or two streams of a group each by GetLogEvents and its token; more
+  of them together, up to 100, by FilterLogEvents, which has the smaller quota but needs one call only.
+- by sweeps, from its `position` on: what came late. While there is little to read, a sweep reads up to the present.
+  Under load it reads each stretch of time once more when it is `MOST_DELAY` old, and no more lines are due there.
 
-A line is known again by its time and text and, among lines alike, by its number: in both ways of reading, and in what
-was passed on before a restart. That memory goes back to `position` only, and the position follows at a distance of
-`LATE` behind CloudWatch's own clock (ingestion times), whatever ours says.
+A line is recognised by its time and text and, among lines alike, by its number: in both ways of reading, and in what
+was passed on before a restart. That memory goes back to `position` only. The position stays `MOST_DELAY` behind
+CloudWatch's own clock (ingestion times), whatever our clock says.
 
 A stream's first reading is by GetLogEvents: it shows whether the stream exists (FilterLogEvents fails if one of its
-streams doesn't), and reads long stretches at the larger quota.
+streams doesn't), and it has the larger quota for long stretches.
+
+All this is memory. If the process dies here, `output` says what the next worker knows of it.
 """
 
 from __future__ import annotations
@@ -38,18 +40,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LATE = 120_000  # ms: how much later than its time a line may be shown; 5 to 20 s are usual
-NARROW = 3_000  # ms that tips look back under load; what is later than that is the sweeps' to find
-MOST_KEPT = 400_000  # lines remembered in all, some 80 bytes each; beyond it `LATE` shrinks
+MOST_DELAY = 120_000  # ms: how much later than its time a line may be shown; 5 to 20 s are usual
+SHORT_LOOK_BACK = 3_000  # ms that tips look back under load; sweeps find what is later than that
+MOST_REMEMBERED = 400_000  # lines in all, some 80 bytes each; beyond it the memory goes back less than `MOST_DELAY`
 
-PER_CALL = 100  # FilterLogEvents takes no more streams
-FEW = 2  # streams of a group that are read one by one
-MANY = 1_000  # lines of a page after which the next one is asked for at once
+STREAMS_PER_CALL = 100  # FilterLogEvents takes no more
+FEW_STREAMS = 2  # of a group; so few are read one by one
+LONG_PAGE = 1_000  # lines; after a page of so many the next one is asked for at once
 TIP_PAGES = 20  # pages of one reading until the others have their turn
-SWEEP_PAGES = 6  # likewise; the bucket of FilterLogEvents gives some five a second
-AT_ONCE = 8  # answers of up to 1 MB held at the same time
-SLICE = 500  # lines passed on without a pause: some milliseconds
-LONGEST_WAIT = 15.0  # seconds between two looks for a stream that can't be read
+SWEEP_PAGES = 6  # likewise; the quota of FilterLogEvents is some five calls a second
+ANSWERS_AT_ONCE = 8  # answers of up to 1 MB held at the same time
+LINES_AT_ONCE = 500  # lines passed on without a pause: some milliseconds
+LONGEST_RETRY_WAIT = 15.0  # seconds between two attempts to read a stream that can't be read
 
 MISSING = "ResourceNotFoundException"
 INVALID = "InvalidParameterException"  # tokens live for 24 hours
@@ -155,7 +157,7 @@ class Tail:
         """Wait before the next attempt, longer each time; whether this is a new kind of trouble."""
         news = error != self.error
         self.error = error
-        self._wait = min(self._wait * 2 or 1.0, LONGEST_WAIT)
+        self._wait = min(self._wait * 2 or 1.0, LONGEST_RETRY_WAIT)
         self.retry_at = time.monotonic() + self._wait
         return news
 
@@ -227,9 +229,9 @@ class Reading:
     async def pass_on(self, events: Sequence[LogEvent]) -> None:
         """Give each tail those of its lines that are new."""
         only = next(iter(self.tails)) if not self.filtered else ""
-        for start in range(0, len(events), SLICE):
+        for start in range(0, len(events), LINES_AT_ONCE):
             fresh: dict[str, list[LogEvent]] = {}
-            for event in events[start : start + SLICE]:
+            for event in events[start : start + LINES_AT_ONCE]:
                 stream = only or event.stream
                 if self._is_new(self.tails[stream], stream, event):
                     fresh.setdefault(stream, []).append(event)
@@ -253,8 +255,69 @@ class Reading:
         return tail.remember(timestamp, message, number)
 
 
+class Sweeps:
+    """The second way of reading a group's streams: which stretches of time are due, and what is known after each.
+
+    `Group` does the reading. A stretch that isn't read to its end is planned again.
+    """
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._planned: deque[Reading] = deque()
+        self._regular: list[Reading] = []  # of the latest regular sweep, read or not
+        self._regular_at = 0.0
+        self._cheap = True  # the latest regular sweep took hardly more pages than it had to
+
+    @property
+    def current(self) -> Reading | None:
+        """What is to be read now."""
+        return self._planned[0] if self._planned else None
+
+    def plan(self, tails: Sequence[Tail], latest: int, *, together: bool) -> None:
+        """When all that was planned is read: plan what is due of these streams.
+
+        `latest` is the newest ingestion time known. `together`: many streams may be read with one call.
+        """
+        if self._planned:
+            return
+        now = time.monotonic()
+        at_end = [t for t in tails if t.ended and now >= t.quiet_since + t.grace(self._pace)]
+        self._planned.extend(_readings(at_end, latest, None, together=together))
+        if now >= self._regular_at:
+            if self._regular:
+                self._cheap = sum(reading.pages for reading in self._regular) <= 2 * len(self._regular)
+            self._regular_at = now + self._pace.sweep
+            end = None if self._cheap else latest - MOST_DELAY
+            self._regular = _readings(set(tails).difference(at_end), latest, end, together=together)
+            self._planned.extend(self._regular)
+
+    def settle(self) -> None:
+        """The current stretch is read to its end: it is complete, except for its last `MOST_DELAY`."""
+        reading = self._planned.popleft()
+        for tail in reading.tails.values():
+            tail.close(reading.latest - MOST_DELAY)
+            whole = reading.end is None and tail.caught_up
+            if whole and tail.ended and reading.began >= tail.quiet_since + tail.grace(self._pace):
+                tail.drained = True
+
+    def abandon(self) -> None:
+        """The current stretch can't be read: plan anew."""
+        self._planned.clear()
+
+
+def _readings(tails: Iterable[Tail], latest: int, end: int | None, *, together: bool) -> list[Reading]:
+    """Readings of these streams up to `end`, with those together that have come equally far."""
+    tails = sorted((t for t in tails if end is None or t.position < end), key=lambda tail: tail.position)
+    filtered = together and len(tails) > FEW_STREAMS
+    size = STREAMS_PER_CALL if filtered else 1
+    return [
+        Reading(tails[start : start + size], filtered=filtered, end=end, latest=latest)
+        for start in range(0, len(tails), size)
+    ]
+
+
 class Group:
-    """The streams of one log group that are read."""
+    """Reads the streams of one log group: in each round all their tips, and a part of a sweep."""
 
     def __init__(self, aws: Aws, target: AwsTarget, name: str, pace: Pace, limiter: anyio.CapacityLimiter) -> None:
         self.name = name
@@ -267,10 +330,7 @@ class Group:
         self._latest = 0  # the newest ingestion time seen: CloudWatch's clock is at least there
         self._filter = True
         self._light = True  # the last tips took a page each
-        self._cheap = True  # the last sweep took hardly more than it had to
-        self._sweeps: deque[Reading] = deque()
-        self._swept: list[Reading] = []
-        self._sweep_at = 0.0
+        self._sweeps = Sweeps(pace)
         self._error = ""
 
     async def once(self) -> None:
@@ -290,14 +350,14 @@ class Group:
     async def _read_tips(self, logs: Logs) -> None:
         now = time.monotonic()
         settled = [tail for tail in self.tails if tail.caught_up]
-        together = settled if self._filter and len(settled) > FEW else []
+        together = settled if self._filter and len(settled) > FEW_STREAMS else []
         one_by_one = [t for t in self.tails if t.retry_at <= now and not (together and t.caught_up)]
         light: list[bool] = []
         async with anyio.create_task_group() as readings:
             for tail in one_by_one:
                 readings.start_soon(self._read_one, logs, tail)
-            for start in range(0, len(together), PER_CALL):
-                readings.start_soon(self._read_many, logs, together[start : start + PER_CALL], light)
+            for start in range(0, len(together), STREAMS_PER_CALL):
+                readings.start_soon(self._read_many, logs, together[start : start + STREAMS_PER_CALL], light)
         self._light = all(light)
 
     async def _read_one(self, logs: Logs, tail: Tail) -> None:
@@ -308,7 +368,7 @@ class Group:
             reading = tail.reading()
             for _ in range(TIP_PAGES):
                 count = await self._page(logs, reading)
-                if reading.done or 0 < count < MANY:
+                if reading.done or 0 < count < LONG_PAGE:
                     tail.caught_up = True
                     break
             tail.recovered()
@@ -317,7 +377,7 @@ class Group:
 
     async def _read_many(self, logs: Logs, tails: Sequence[Tail], light: list[bool]) -> None:
         tips = [tail.tip or tail.position for tail in tails]
-        back = LATE if self._light else NARROW
+        back = MOST_DELAY if self._light else SHORT_LOOK_BACK
         start = max(min(tips), max(tips) - back, min(tail.position for tail in tails))
         reading = Reading(tails, filtered=True, start=start)
         for tail in tails:
@@ -341,55 +401,20 @@ class Group:
     # -- sweeps
 
     async def _sweep(self, logs: Logs) -> None:
-        if not self._sweeps:
-            self._plan_sweep(time.monotonic())
-        reading: Reading | None = None
-        try:
-            for _ in range(SWEEP_PAGES):
-                if not self._sweeps:
-                    return
-                reading = self._sweeps[0]
-                await self._page(logs, reading)
-                self._error = ""
-                if reading.done:
-                    self._close(self._sweeps.popleft())
-        except EcsWorkerError as error:
-            self._sweeps.clear()
-            assert reading is not None, "only reading raises"
-            self._failed_together(tuple(reading.tails.values()), error)
-
-    def _plan_sweep(self, now: float) -> None:
         settled = [tail for tail in self.tails if tail.caught_up]
-        at_end = [t for t in settled if t.ended and now >= t.quiet_since + t.grace(self._pace)]
-        planned = self._readings(at_end, None)
-        left = set(settled).difference(at_end)
-        if now >= self._sweep_at:
-            if self._swept:
-                self._cheap = sum(reading.pages for reading in self._swept) <= 2 * len(self._swept)
-            self._sweep_at = now + self._pace.sweep
-            end = None if self._cheap else self._latest - LATE
-            self._swept = self._readings(left, end)
-            planned += self._swept
-        self._sweeps.extend(planned)
-
-    def _readings(self, tails: Iterable[Tail], end: int | None) -> list[Reading]:
-        """Sweeps over these, with those together that have come equally far."""
-        tails = sorted((t for t in tails if end is None or t.position < end), key=lambda tail: tail.position)
-        filtered = self._filter and len(tails) > FEW
-        size = PER_CALL if filtered else 1
-        return [
-            Reading(tails[start : start + size], filtered=filtered, end=end, latest=self._latest)
-            for start in range(0, len(tails), size)
-        ]
-
-    def _close(self, reading: Reading) -> None:
-        """What the sweep has passed is complete, except for its last `LATE`."""
-        until = reading.latest - LATE
-        for tail in reading.tails.values():
-            tail.close(until)
-            whole = reading.end is None and tail.caught_up
-            if whole and tail.ended and reading.began >= tail.quiet_since + tail.grace(self._pace):
-                tail.drained = True
+        self._sweeps.plan(settled, self._latest, together=self._filter)
+        for _ in range(SWEEP_PAGES):
+            if (reading := self._sweeps.current) is None:
+                return
+            try:
+                await self._page(logs, reading)
+            except EcsWorkerError as error:
+                self._sweeps.abandon()
+                self._failed_together(tuple(reading.tails.values()), error)
+                return
+            self._error = ""
+            if reading.done:
+                self._sweeps.settle()
 
     # -- trouble
 
@@ -441,7 +466,7 @@ class Reader:
         self._aws = aws
         self._pace = pace or Pace()
         self._groups: dict[tuple[tuple[str, str], str, bool], Group] = {}
-        self._limiter = anyio.CapacityLimiter(AT_ONCE)
+        self._limiter = anyio.CapacityLimiter(ANSWERS_AT_ONCE)
 
     def __iter__(self) -> Iterator[Tail]:
         return (tail for group in self._groups.values() for tail in group.tails)
@@ -484,6 +509,6 @@ class Reader:
         """Forget empty groups, and the oldest lines when there are too many: what of that time comes later is lost."""
         self._groups = {key: group for key, group in self._groups.items() if group.tails or group.busy}
         kept = sum(tail.kept for tail in self)
-        if kept > MOST_KEPT:
+        if kept > MOST_REMEMBERED:
             for tail in self:
-                tail.close(tail.tip - LATE * MOST_KEPT // kept)
+                tail.close(tail.tip - MOST_DELAY * MOST_REMEMBERED // kept)

@@ -11,12 +11,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
-from slugify import slugify  # Prefect's
 
 from ecs_worker import __version__
-from ecs_worker.lifecycle.journal.event_feed import MOST_WAITING, EventFeed, slug
+from ecs_worker.lifecycle.journal.event_feed import MOST_WAITING, EventFeed
 from ecs_worker.lifecycle.run.ledger import Held
 from ecs_worker.model import AwsTarget, ContainerFacts, Phase, Placement, TaskFacts
 from ecs_worker.prefect_api.client import PrefectClient
@@ -248,13 +245,3 @@ async def test_events_tell_nothing_of_the_job() -> None:
         text = server.requests[0].body.decode()
         assert str(run.run.run_id) in text
         assert "a-secret-value" not in text
-
-
-@given(st.text(st.characters(max_codepoint=0x7F), min_size=1))
-@example("Worker 1,000's + Ünïcode_name")
-def test_slugs_are_prefects(name: str) -> None:
-    assert slug(name) == (slugify(name) or name)
-
-
-def test_a_name_without_latin_letters_names_the_worker_all_the_same() -> None:
-    assert slug("工人") == "工人"

@@ -6,14 +6,17 @@ the Amazon ECS API"; CloudWatch Logs, "CloudWatch Logs quotas").
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import anyio
+
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+# What a part of a limit saves up: this many seconds' worth of calls.
+_PART_BURST_SECONDS = 2.0
 # A little room for others that use the same account, and for clocks that differ.
 DEFAULT_SHARE = 0.95
 # AWS refills for everybody in the account; after a throttle we come back to our share over this time.
@@ -43,7 +46,7 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         """Wait, with everybody else going on."""
-        await asyncio.sleep(seconds)
+        await anyio.sleep(seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ class Bucket:
         self._filled_at = clock.now()
         self._factor = 1.0
         self._penalised_at: float | None = None
-        self._turn = asyncio.Lock()  # wakes its waiters in their order
+        self._turn = anyio.Lock(fast_acquire=True)  # in the order of waiting; a free one takes no turn of the loop
 
     @property
     def per_second(self) -> float:
@@ -109,6 +112,14 @@ class Bucket:
             while (missing := 1 - self._fill()) > _ROUNDING:
                 await self._clock.sleep(missing / self.per_second)
             self._tokens -= 1
+
+    def grant(self, wanted: int) -> int:
+        """How many of the wanted calls may be made now; their tokens are taken. None while others wait in `take`."""
+        if self._turn.locked():
+            return 0
+        granted = min(wanted, int(self._fill() + _ROUNDING))
+        self._tokens -= granted
+        return granted
 
     def penalise(self) -> None:
         """AWS throttled: its bucket is empty, whoever emptied it. Go on at half the rate and recover slowly."""
@@ -150,3 +161,11 @@ class Limits:
             rate = Rate(max(1.0, published.burst * self._share), published.per_second * self._share)
             bucket = self._buckets[key, group] = Bucket(rate, self._clock)
         return bucket
+
+    def part(self, operation: str, share: float) -> Bucket:
+        """A new bucket with that share (0 to 1) of the published rate of `operation`, which must be in `GROUPS`.
+
+        For a caller that is to keep below the limit by itself. It saves up two seconds' worth of calls, at least one.
+        """
+        per_second = RATES[GROUPS[operation]].per_second * share
+        return Bucket(Rate(max(1.0, per_second * _PART_BURST_SECONDS), per_second), self._clock)

@@ -6,7 +6,6 @@ first use, and closed with the session.
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
 import os
@@ -16,6 +15,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+import aioboto3
+import anyio
 from aiobotocore.config import AioConfig
 from aiobotocore.credentials import AioAssumeRoleCredentialFetcher, AioDeferredRefreshableCredentials
 from aiobotocore.session import AioSession
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
+    from ecs_worker.aws.limits import Bucket
+
 # Seconds. With the standard three attempts a call answers or fails within about 90 seconds.
 _CONNECT_TIMEOUT = 5
 _READ_TIMEOUT = 20
@@ -71,10 +74,10 @@ class Aws:
     def __init__(self, *, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
         self._stack = AsyncExitStack()
-        self._sessions: dict[str, AioSession] = {}
+        self._sessions: dict[str, aioboto3.Session] = {}
         self._models: Any = None  # botocore's service models, parsed once for all sessions
         self._services: dict[tuple[str, AwsTarget], Service] = {}
-        self._making: dict[tuple[str, AwsTarget], asyncio.Lock] = {}
+        self._making: dict[tuple[str, AwsTarget], anyio.Lock] = {}
 
     async def __aenter__(self) -> Self:
         await self._stack.__aenter__()
@@ -100,7 +103,7 @@ class Aws:
         try:
             with translated("credentials"):
                 session = self._session(None)
-                if not session.get_config_variable("region"):
+                if not session.region_name:
                     raise NoRegionError
                 if await session.get_credentials() is None:
                     raise NoCredentialsError
@@ -110,7 +113,7 @@ class Aws:
     def region(self, target: AwsTarget = _OWN) -> str | None:
         """The Region that calls to `target` go to; None: none is configured."""
         with translated("region"):
-            configured: str | None = self._session(target.credentials).get_config_variable("region")
+            configured: str | None = self._session(target.credentials).region_name
         return target.region or configured
 
     async def ecs(self, target: AwsTarget = _OWN) -> Ecs:
@@ -133,12 +136,16 @@ class Aws:
         """S3 for that account."""
         return await self._service(S3, target)
 
+    def part(self, operation: str, share: float) -> Bucket:
+        """A bucket of its own with that share (0 to 1) of AWS's limit on the operation; `Limits.part`."""
+        return self._limits.part(operation, share)
+
     async def _service(self, kind: type[_S], target: AwsTarget) -> _S:
         # With its Region spelt out, so that both ways to say "here" share clients and limits.
         target = replace(target, region=self.region(target))
         key = (kind.name, target)
         if key not in self._services:
-            async with self._making.setdefault(key, asyncio.Lock()):  # two first users, one client
+            async with self._making.setdefault(key, anyio.Lock()):  # two first users, one client
                 if key not in self._services:
                     with translated(f"{kind.name} client"):
                         self._services[key] = kind(await self._client(kind.name, target), target, self._limits)
@@ -148,10 +155,10 @@ class Aws:
 
     async def _client(self, name: str, target: AwsTarget) -> Any:
         session = self._session(target.credentials)
-        await asyncio.to_thread(self._models.load_service_model, name, "service-2")  # reads hundreds of paths
+        await anyio.to_thread.run_sync(self._models.load_service_model, name, "service-2")  # reads hundreds of paths
         try:
             parameters = _client_parameters(name, target.credentials)
-            made = session.create_client(name, region_name=target.region, **parameters)
+            made = session.client(name, region_name=target.region, **parameters)
             client = await self._stack.enter_async_context(made)
         except (TypeError, ValueError) as error:  # what botocore raises for unknown options and bad URLs
             if isinstance(error, BotoCoreError):
@@ -162,13 +169,13 @@ class Aws:
         client.meta.events.register("response-received", partial(_slow_down, self._limits, target))
         return client
 
-    def _session(self, credentials: AwsCredentials | None) -> AioSession:
+    def _session(self, credentials: AwsCredentials | None) -> aioboto3.Session:
         key = credentials.fingerprint if credentials else ""
         if key not in self._sessions:
             if self._models is None:
                 self._models = create_loader(AioSession().get_config_variable("data_path"))
                 self._models.file_loader = _LeanModels()
-            self._sessions[key] = _new_session(credentials, self._models)
+            self._sessions[key] = aioboto3.Session(botocore_session=_new_session(credentials, self._models))
         return self._sessions[key]
 
 

@@ -163,3 +163,61 @@ async def test_by_default_a_little_less_than_aws_allows() -> None:
     bucket = Limits(clock=VirtualClock()).bucket("", "RunTask")
     assert bucket is not None
     assert 38 <= bucket.per_second < 40
+
+
+async def test_grants_what_is_there_at_once() -> None:
+    clock = VirtualClock()
+    bucket = Bucket(Rate(10, 4), clock)
+    assert [bucket.grant(7), bucket.grant(7), bucket.grant(7)] == [7, 3, 0]
+    await clock.advance(0.5)
+    assert [bucket.grant(7), bucket.grant(7)] == [2, 0]
+    await clock.advance(60.0)
+    assert bucket.grant(100) == 10
+
+
+async def test_fractions_of_a_call_are_saved_up() -> None:
+    clock = VirtualClock()
+    bucket = Bucket(Rate(1, 0.1), clock)
+    granted = 0
+    for _ in range(301):
+        granted += bucket.grant(5)
+        await clock.advance(0.1)
+    assert granted == 1 + 3
+
+
+async def test_grants_nothing_while_others_wait() -> None:
+    clock = VirtualClock()
+    bucket = Bucket(Rate(1, 1), clock)
+    await bucket.take()
+    waiting = [asyncio.create_task(bucket.take()) for _ in range(2)]
+    await clock.advance(0.9)
+    assert bucket.grant(1) == 0
+    await clock.advance(1.2)
+    assert all(task.done() for task in waiting), "no token of theirs was given away"
+    await clock.advance(1.0)
+    assert bucket.grant(1) == 1
+
+
+async def test_grants_nothing_after_a_throttle() -> None:
+    clock = VirtualClock()
+    bucket = Bucket(Rate(10, 4), clock)
+    bucket.penalise()
+    assert bucket.grant(1) == 0
+    await clock.advance(1.0)
+    assert bucket.grant(10) == 2
+
+
+@pytest.mark.parametrize(("share", "burst"), [(0.5, 20), (0.1, 4), (0.01, 1)])
+async def test_a_part_is_a_bucket_of_its_own(share: float, burst: int) -> None:
+    """A share of the sustained rate, with a burst of two seconds: no more than a steady caller needs."""
+    clock = VirtualClock()
+    limits = Limits(share=0.95, clock=clock)
+    part = limits.part("DescribeTasks", share)
+    assert part.per_second == 20 * share
+    assert part.grant(1000) == burst
+    await clock.advance(10.0)
+    assert part.grant(1000) == burst
+    whole = limits.bucket("", "DescribeTasks")
+    assert whole is not None
+    assert whole.grant(1000) == 95, "a part's calls are not the account's"
+    assert limits.part("DescribeTasks", share).grant(1000) == burst, "each part is new"

@@ -25,7 +25,7 @@ import signal
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -58,7 +58,7 @@ from ecs_worker.ops.heartbeat import Heartbeat
 from ecs_worker.prefect_api.client import PrefectClient
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
 
     from ecs_worker.settings import PrefectSettings, WorkerSettings
 
@@ -89,7 +89,7 @@ class Parts:
     renewal: Renewal
 
     @property
-    def loops(self) -> tuple[Callable[[], Awaitable[None]], ...]:
+    def loops(self) -> tuple[Callable[[], Coroutine[Any, Any, None]], ...]:
         """What runs for ever beside the intake (`poll`, `adopt`)."""
         listening = () if self.listener is None else (self.listener.run,)
         return (
@@ -165,6 +165,8 @@ class Worker:
         self._prefect = prefect
         self.stopping = anyio.Event()
         """Set to make the worker take its leave politely, as SIGTERM does."""
+        self.parts: Parts | None = None
+        """What the worker is made of, once it runs."""
 
     async def run(self) -> None:
         """Work until `stopping` is set or a signal comes. Raises UserError if it can't begin."""
@@ -172,7 +174,7 @@ class Worker:
             api = await stack.enter_async_context(PrefectClient(self._prefect))
             aws = await stack.enter_async_context(Aws())
             await aws.check()
-            parts = build(self._settings, self._prefect, api, aws, stopping=self.stopping)
+            self.parts = parts = build(self._settings, self._prefect, api, aws, stopping=self.stopping)
             await parts.heartbeat.begin()
             name, pool = self._settings.name, self._settings.pool
             log.info(

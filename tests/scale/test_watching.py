@@ -13,11 +13,10 @@ from uuid import uuid4
 import anyio
 import pytest
 
-from ecs_worker.lifecycle.run.ledger import Held
 from ecs_worker.model import AwsTarget, Phase, Placement, TaskFacts
 from ecs_worker.settings import PrefectSettings, WorkerSettings
 from ecs_worker.worker import Worker
-from support.builders import claimed_run
+from support.builders import claimed_run, run_in
 from support.outside import POOL
 from support.servers.prefect import wait_until
 from support.simulator import Call, TaskScript, What, fault
@@ -26,6 +25,7 @@ from support.simulator.helpers import DEFINITION, run_task
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from ecs_worker.lifecycle.run.run import Run
     from support.outside import Outside
     from support.servers.canned import CannedApi
     from support.simulator.aws import AwsSimulator
@@ -51,14 +51,16 @@ async def test_every_end_is_told_once_and_the_budget_is_kept(
         group.start_soon(worker.run)
         await until(lambda: has_looked_around(outside.api), 20)
         # The worker knows them as if it had just launched them. To launch so many takes AWS four minutes.
+        assert worker.parts is not None
+        ledger = worker.parts.ledger
         for run_id, arn in await in_its_thread(outside, launch_fleet):
-            worker.ledger.take(launched(run_id, arn))
+            ledger.take(launched(run_id, arn))
         outside.portal.call(outside.aws.fault, fault(*FAULTS, probability=0.05))
         began = time.monotonic()
         calls = outside.aws.calls
 
-        await until(lambda: all(held.phase is Phase.RUNNING for held in worker.ledger), 60)
-        size = deep_size(worker.ledger) / TASKS
+        await until(lambda: all(run.phase is Phase.RUNNING for run in ledger), 60)
+        size = deep_size(ledger) / TASKS
         record_property("bytes_per_run", round(size))
 
         cpu, watched = time.thread_time(), len(calls)
@@ -68,7 +70,7 @@ async def test_every_end_is_told_once_and_the_budget_is_kept(
         record_property("calls_per_second_watching", (len(calls) - watched) / WATCHING)
 
         untold = await in_its_thread(outside, stop_fleet)
-        await until(lambda: not len(worker.ledger), 90)
+        await until(lambda: not len(ledger), 90)
         seconds = time.monotonic() - began
         worker.stopping.set()
 
@@ -117,27 +119,20 @@ async def stop_fleet(aws: AwsSimulator, api: CannedApi) -> list[str]:
     return runs[:UNTOLD]
 
 
-def launched(run_id: str, arn: str) -> Held:
+def launched(run_id: str, arn: str) -> Run:
     """The run as it is held after its launch."""
-    run = claimed_run(
+    claim = claimed_run(
         run_id,
         name=f"run-{run_id[:8]}",
         deployment_id=uuid4(),
         job_variables={"image": f"flows:{run_id[:8]}"},
         tags=("scale",),
     )
-    placement = Placement(AwsTarget(region="us-east-1"), "default", container="prefect")
-    return Held(
-        run,
-        phase=Phase.STARTING,
-        placement=placement,
-        task=TaskFacts(arn=arn),
-        identifier=f"default::{arn}",
-        identifier_written=True,
-    )
+    where = Placement(AwsTarget(region="us-east-1"), "default", container="prefect")
+    return run_in(Phase.STARTING, claim=claim, where=where, task=TaskFacts(arn=arn))
 
 
-def deep_size(root: Iterable[Held]) -> int:
+def deep_size(root: Iterable[Run]) -> int:
     """Bytes of all that is reached from the held runs only: what is shared counts once."""
     seen: set[int] = set()
     waiting: list[Any] = list(root)

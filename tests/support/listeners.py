@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
-from uuid import UUID, uuid4
 
 import anyio
 
 from ecs_worker.aws.ecs import task_facts
 from ecs_worker.aws.session import Aws
-from ecs_worker.lifecycle.run.ledger import Held
-from ecs_worker.model import AwsTarget, ClaimedRun, Phase, Placement
+from ecs_worker.model import AwsTarget, Phase, Placement
 from ecs_worker.prefect_api.client import PrefectClient
-from ecs_worker.prefect_api.schemas import WorkPool
 from ecs_worker.settings import PrefectSettings, WorkerSettings
-from ecs_worker.worker import Worker
+from ecs_worker.worker import build
+from support.builders import run_in
 from support.servers.prefect import wait_until
 from support.simulator.helpers import DEFINITION, run_task
 
@@ -23,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AsyncExitStack
 
+    from ecs_worker.lifecycle.run.run import Run
+    from ecs_worker.model import ClaimedRun
+    from ecs_worker.worker import Parts
     from support.simulator import AwsSimulator, EventFeed
 
 QUEUE = "task-events"
@@ -31,29 +32,20 @@ LAUNCHED_IN: dict[str, Any] = {key: value for key, value in DEFINITION.items() i
 }
 
 
-class Pool:
-    """What a heartbeat would know."""
-
-    def __init__(self, pool: WorkPool | None = None, version: str | None = "3.8.8") -> None:
-        self.pool = pool or WorkPool(uuid4(), "pool", "ecs")
-        self.server_version = version
-        self.worker_id: UUID | None = None
-
-
-class Listener:
+class Listening:
     """The part of a worker that hears events: real, but that nobody polls tasks or tells ends."""
 
-    def __init__(self, worker: Worker) -> None:
-        assert worker.events is not None
-        self.ledger = worker.ledger
-        self.events = worker.events
+    def __init__(self, parts: Parts) -> None:
+        assert parts.listener is not None
+        self.ledger = parts.ledger
+        self.listener = parts.listener
 
-    def hold(self, run: ClaimedRun, task: dict[str, Any] | None = None) -> Held:
+    def hold(self, claim: ClaimedRun, task: dict[str, Any] | None = None) -> Run:
         """A run of this worker's, launched as that task of RunTask's answer (None: not answered yet)."""
-        held = Held(run, Phase.STARTING if task else Phase.LAUNCHING, placement=Placement(AwsTarget(), "", "prefect"))
-        held.task = task_facts(task) if task else None
-        self.ledger.take(held)
-        return held
+        phase, facts = (Phase.STARTING, task_facts(task)) if task else (Phase.LAUNCHING, None)
+        run = run_in(phase, claim=claim, where=Placement(AwsTarget(), "", "prefect"), task=facts)
+        self.ledger.take(run)
+        return run
 
 
 class Scene:
@@ -76,13 +68,12 @@ class Scene:
         task: dict[str, Any] = answer["tasks"][0]
         return task
 
-    async def listener(self, queue: str = QUEUE) -> Listener:
+    async def listener(self, queue: str = QUEUE) -> Listening:
         prefect = PrefectSettings(api_url="http://127.0.0.1:9/api")  # nothing here asks it
-        worker = Worker(WorkerSettings(pool="pool", events_queue=queue), prefect)
+        settings = WorkerSettings(pool="pool", events_queue=queue)
         aws = await self._stack.enter_async_context(Aws())
         api = await self._stack.enter_async_context(PrefectClient(prefect))
-        worker._assemble(api, aws)  # noqa: SLF001 - all its parts, put together as it does, and none of its loops
-        return Listener(worker)
+        return Listening(build(settings, prefect, api, aws, stopping=anyio.Event()))
 
     async def send(self, body: str) -> None:
         url = (await self.sqs.get_queue_url(QueueName=QUEUE))["QueueUrl"]
@@ -97,11 +88,11 @@ class Scene:
 
 
 @asynccontextmanager
-async def listening(*listeners: Listener) -> AsyncIterator[None]:
+async def listening(*listeners: Listening) -> AsyncIterator[None]:
     """These listen meanwhile."""
     async with anyio.create_task_group() as group:
         for listener in listeners:
-            group.start_soon(listener.events.run)
+            group.start_soon(listener.listener.run)
         yield
         group.cancel_scope.cancel()
 

@@ -2,67 +2,75 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ecs_worker.aws.ecs import task_facts
-from ecs_worker.lifecycle.run.ledger import Held
-from ecs_worker.model import AwsTarget, Phase, Placement
-from support.builders import claimed_run
+from ecs_worker.lifecycle.run.run import Run
+from support.builders import HandClock, claimed_run, launch_request, placement
 from support.simulator.helpers import run_task
 
 if TYPE_CHECKING:
-    from ecs_worker.worker import Worker
+    from ecs_worker.worker import Parts
     from support.servers.canned import CannedApi
     from support.simulator import AwsSimulator
 
 POOL = "pool"
+LATER = 20.0  # seconds, after which every task is due to be looked at
 
 
 class Scene:
-    """A worker none of whose loops runs: tests make each look themselves."""
+    """A worker none of whose loops runs: tests make each look themselves, and move its clock."""
 
-    def __init__(self, aws: AwsSimulator, api: CannedApi, worker: Worker, ecs: Any) -> None:
+    def __init__(self, aws: AwsSimulator, api: CannedApi, parts: Parts, ecs: Any, clock: HandClock) -> None:
         self.aws = aws
         self.api = api
-        self.worker = worker
+        self.parts = parts
         self.ecs = ecs
+        self.clock = clock
 
-    async def launched(self, state_type: str = "RUNNING", *, cluster: str = "default", **placement: Any) -> Held:
-        """A run in that state, with a task, as the worker holds it after the launch."""
+    def claimed(self, state_type: str = "PENDING", **claim: Any) -> Run:
+        """A run in that state, as the worker holds it after its claim."""
         run_id = self.api.add_run(state_type)
-        run = claimed_run(run_id, name=f"run-{run_id[:8]}")
-        answer = await self.ecs.run_task(**run_task(cluster=cluster, startedBy=run.started_by))
-        task = task_facts(answer["tasks"][0])
-        held = Held(
-            run,
-            phase=Phase.STARTING,
-            placement=Placement(AwsTarget(region="us-east-1"), cluster, container="prefect", **placement),
-            task=task,
-            identifier=f"{cluster}::{task.arn}",
-            identifier_written=True,
-        )
-        self.api.runs[run_id]["infrastructure_pid"] = held.identifier
-        self.worker.ledger.take(held)
-        return held
+        run = Run(claimed_run(run_id, name=f"run-{run_id[:8]}", **claim), clock=self.clock)
+        self.parts.ledger.take(run)
+        return run
 
-    async def watch(self, *, later: float = 0.0) -> None:
-        """A sweep over all tasks, for those that are missing `later` seconds after the first."""
-        for held in self.worker.ledger:
-            held.due = 0.0
-            if held.missing_since is not None:
-                held.missing_since -= later
-        await self.worker.watch.once()
+    async def launched(
+        self,
+        state_type: str = "RUNNING",
+        *,
+        cluster: str = "default",
+        facts: dict[str, Any] | None = None,
+        **where: Any,
+    ) -> Run:
+        """A run in that state, with a task, as the worker holds it after the launch. `facts` replace ECS's."""
+        run = self.claimed(state_type)
+        answer = await self.ecs.run_task(**run_task(cluster=cluster, startedBy=run.claim.started_by))
+        run.rendered(launch_request(placement(cluster, **where)))
+        run.launched_as(replace(task_facts(answer["tasks"][0]), **(facts or {})))
+        run.signing()
+        self.document(run)["infrastructure_pid"] = str(run.name)
+        return run
+
+    async def watch(self, *, later: float = LATER) -> None:
+        """A sweep over all tasks, so many seconds later."""
+        self.clock.advance(later)
+        await self.parts.watch.sweep()
 
     async def report(self) -> None:
-        """A look at all ends."""
-        for held in self.worker.ledger:
-            held.due = 0.0
-            held.since -= 60.0  # no grace
-        await self.worker._report.once()  # noqa: SLF001 - one of its loops
+        """A look at all ends, after their grace."""
+        self.clock.advance(60.0)
+        await self.parts.report.look()
 
-    def state(self, held: Held) -> dict[str, Any]:
-        """What the API says of the run."""
-        state: dict[str, Any] = self.api.runs[str(held.run.run_id)]["state"]
+    def document(self, run: Run) -> dict[str, Any]:
+        """The run as the API has it."""
+        document: dict[str, Any] = self.api.runs[str(run.id)]
+        return document
+
+    def state(self, run: Run) -> dict[str, Any]:
+        """What the API says of the run's state."""
+        state: dict[str, Any] = self.document(run)["state"]
         return state
 
     def asked(self, action: str) -> int:

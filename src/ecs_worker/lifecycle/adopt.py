@@ -78,9 +78,7 @@ def mine(run: FlowRun, claim: ClaimRecord | None, live: Collection[str], me: str
 class Adopt:
     """Looks for orphans."""
 
-    def __init__(
-        self, api: PrefectClient, ledger: Ledger, locate: Locate, way: Way, settings: WorkerSettings
-    ) -> None:
+    def __init__(self, api: PrefectClient, ledger: Ledger, locate: Locate, way: Way, settings: WorkerSettings) -> None:
         self._api = api
         self._ledger = ledger
         self._locate = locate
@@ -147,9 +145,9 @@ class Adopt:
         if not mine(orphan, claim, live, me, settle=settle):
             return claim is None or claim.age >= settle or (claim.worker in live and claim.worker != me)
         run = recorded_run(orphan, claim, self._ledger.clock)
-        if claim is not None and orphan.state_type is StateType.PENDING:
-            if await undo_if_ended(self._api, run.claim, states):
-                return True  # the claimant died before it could do so
+        pending = claim is not None and orphan.state_type is StateType.PENDING
+        if pending and await undo_if_ended(self._api, run.claim, states):
+            return True  # the claimant died before it could do so
         name = TaskName.read(orphan.infrastructure_pid)
         if name is not None and await self._is_its_task(run, claim, name):
             run.placed(await self._locate.placement_of(run.claim, name))

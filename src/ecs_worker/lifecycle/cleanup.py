@@ -16,7 +16,7 @@ import anyio
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from ecs_worker.errors import AwsError, CleanupFailed, EcsWorkerError, PrefectUnavailable, PrefectUnreachable
-from ecs_worker.lifecycle.loops import log_fault
+from ecs_worker.lifecycle.loops import guarded
 from ecs_worker.lifecycle.run.claims import latest_claim, recorded_run
 from ecs_worker.lifecycle.run.run import ENDING
 from ecs_worker.model import AwsTarget, TaskName
@@ -83,14 +83,12 @@ class Cleanup:
             stop=stop_after_delay(TRIED_FOR),
             reraise=True,
         )
-        try:
-            await retrying(self.obey, order)
-        except EcsWorkerError as error:
-            return error
-        except Exception as error:
-            log_fault("A clean-up")
-            return error
-        return None
+        with guarded("A clean-up") as guard:
+            try:
+                await retrying(self.obey, order)
+            except EcsWorkerError as error:
+                return error
+        return guard.fault
 
     async def obey(self, order: Teardown) -> None:
         """Stop what the order names. Raises AwsError, PrefectError, UserError or CleanupFailed when that failed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 import anyio
@@ -36,18 +37,22 @@ async def every(
         await anyio.sleep(seconds)
 
 
+@dataclass(slots=True)
+class Guard:
+    """What went wrong inside, once it has."""
+
+    fault: Exception | None = None
+
+
 @contextmanager
-def guarded(what: str) -> Iterator[None]:
-    """A fault of ours in the affairs of one run, or one order: it ends neither the worker nor the others' affairs.
+def guarded(what: str) -> Iterator[Guard]:
+    """A fault of ours in the affairs of one run, or one order, ends neither the worker nor the others' affairs.
 
-    `what` names them. Cancellation passes.
+    `what` names them. The fault is told in the worker's log and kept in what this yields. Cancellation passes.
     """
+    guard = Guard()
     try:
-        yield
-    except Exception:
-        log_fault(what)
-
-
-def log_fault(what: str) -> None:
-    """The exception that is being handled is nobody's mistake but ours."""
-    log.exception("%s met a fault of ecs-worker: please report it.", what)
+        yield guard
+    except Exception as fault:
+        log.exception("%s met a fault of ecs-worker: please report it.", what)
+        guard.fault = fault

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ecs_worker.errors import AwsError, EcsWorkerError, LaunchFailed, NotOurs
-from ecs_worker.lifecycle.loops import guarded, log_fault
+from ecs_worker.lifecycle.loops import guarded
 from ecs_worker.lifecycle.run import decide
 from ecs_worker.lifecycle.run.decide import Crash, Drop, Release, Stop, Unknown, Watch
 
@@ -64,9 +64,10 @@ class Way:
     @asynccontextmanager
     async def open(self, stop_seconds: float) -> AsyncIterator[None]:
         """Runs may be sent while this is open. Afterwards open launches have so many seconds to come to an end."""
-        async with anyio.create_task_group() as self._launches:
+        async with anyio.create_task_group() as launches:
+            self._launches = launches
             yield
-            launches, self._launches = self._launches, None
+            self._launches = None
             self._patience.break_off()  # a RunTask that is under way is seen to its end
             launches.cancel_scope.deadline = anyio.current_time() + stop_seconds
 
@@ -97,22 +98,21 @@ class Way:
             await self._bring_up(run)
 
     async def _bring_up(self, run: Run) -> None:
-        try:
-            request = await self._patience.ask(run, lambda: self._render(run))
-            run.rendered(request)
-            task = await self._patience.ask(run, lambda: self._launch(run, request))
-        except EcsWorkerError as obstacle:
-            await self._end(run, obstacle)
-        except Exception as fault:
-            # A fault of ours must not take the other runs along, nor meet this one for ever.
-            log_fault(f"The launch of {run.label}")
-            told = f"ecs-worker has a fault ({type(fault).__name__}); its log says more."
-            await self._end(run, LaunchFailed(told))
-        else:
-            with guarded(run.label):
+        """From rendering to the task; or to an end that says why there is none."""
+        with guarded(run.label) as guard:
+            try:
+                request = await self._patience.ask(run, lambda: self._render(run))
+                run.rendered(request)
+                task = await self._patience.ask(run, lambda: self._launch(run, request))
+            except EcsWorkerError as obstacle:
+                await self._end(run, obstacle)
+            else:
                 run.launched_as(task)
                 self._journal.launched(run)
                 await self._steps.sign.sign(run)
+        if guard.fault is not None and run.launched is None:  # nor may it meet this run for ever
+            fault = type(guard.fault).__name__
+            await self._end(run, LaunchFailed(f"ecs-worker has a fault ({fault}); its log says more."))
 
     async def _render(self, run: Run) -> LaunchRequest:
         return await self._patience.while_wanted(lambda: self._steps.render.render(run.claim))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
+    from ecs_worker.lifecycle.journal.journal import Journal
     from ecs_worker.lifecycle.poll import Poll
     from ecs_worker.lifecycle.run.ledger import Ledger
     from ecs_worker.lifecycle.watch import Watch
@@ -32,10 +32,21 @@ SLACK = 60.0  # seconds, for the retries within one poll
 class Observed(Protocol):
     """What of the worker is shown."""
 
-    settings: WorkerSettings
-    ledger: Ledger
-    poll: Poll
-    watch: Watch
+    @property
+    def ledger(self) -> Ledger:
+        """The runs that it holds."""
+
+    @property
+    def journal(self) -> Journal:
+        """What happened to them."""
+
+    @property
+    def poll(self) -> Poll:
+        """The loop that asks for scheduled runs."""
+
+    @property
+    def watch(self) -> Watch:
+        """The loop that looks at tasks."""
 
 
 class _Metrics:
@@ -45,41 +56,37 @@ class _Metrics:
         self._worker = worker
 
     def collect(self) -> Iterable[Metric]:
-        ledger = self._worker.ledger
         held = GaugeMetricFamily("ecs_worker_runs", "Flow runs held now, by phase.", labels=["phase"])
-        phases: dict[str, int] = {}
-        for each in ledger:
-            phases[each.phase] = phases.get(each.phase, 0) + 1
-        for phase, number in phases.items():
+        for phase, number in self._worker.ledger.phases.items():
             held.add_metric([phase], number)
         yield held
         events = CounterMetricFamily(
             "ecs_worker_events", "What happened to flow runs since the start.", labels=["event"]
         )
-        for event, number in ledger.counts.items():
+        for event, number in self._worker.journal.counts.items():
             events.add_metric([event], number)
         yield events
         late = "Seconds behind its time of the task that waits longest to be looked at."
         yield GaugeMetricFamily("ecs_worker_watch_late_seconds", late, value=self._worker.watch.late)
         if self._worker.poll.last is not None:
-            age = time.monotonic() - self._worker.poll.last
+            age = self._worker.ledger.clock() - self._worker.poll.last
             yield GaugeMetricFamily("ecs_worker_last_poll_age_seconds", "Since the server answered a poll.", value=age)
 
 
-def healthy(worker: Observed, now: float, started: float) -> bool:
+def healthy(worker: Observed, query_seconds: float, now: float, started: float) -> bool:
     """The server has answered a poll lately (or there was no time for it yet)."""
     since = worker.poll.last if worker.poll.last is not None else started
-    return now - since < POLLS_MISSED * worker.settings.query_seconds + SLACK
+    return now - since < POLLS_MISSED * query_seconds + SLACK
 
 
-async def serve(worker: Observed) -> None:
+async def serve(worker: Observed, settings: WorkerSettings) -> None:
     """Serve until cancelled. Raises UserError if the address can't be had."""
-    started = time.monotonic()
+    started = worker.ledger.clock()
     registry = CollectorRegistry()
     registry.register(_Metrics(worker))
 
     async def health(_: web.Request) -> web.Response:
-        good = healthy(worker, time.monotonic(), started)
+        good = healthy(worker, settings.query_seconds, worker.ledger.clock(), started)
         return web.json_response({"healthy": good, "runs": len(worker.ledger)}, status=200 if good else 503)
 
     async def metrics(_: web.Request) -> web.Response:
@@ -88,16 +95,16 @@ async def serve(worker: Observed) -> None:
     app = web.Application()
     app.add_routes([web.get("/health", health), web.get("/metrics", metrics)])
     runner = web.AppRunner(app, access_log=None)
-    host, _, port = worker.settings.health_address.rpartition(":")
+    host, _, port = settings.health_address.rpartition(":")
     await runner.setup()
     try:
         try:
             await web.TCPSite(runner, host.strip("[]"), int(port)).start()
         except OSError as error:
             raise UserError(
-                f"--health-address {worker.settings.health_address} can't be used: {error.strerror}. Choose another."
+                f"--health-address {settings.health_address} can't be used: {error.strerror}. Choose another."
             ) from None
-        log.info("Health and metrics are served at http://%s.", worker.settings.health_address)
+        log.info("Health and metrics are served at http://%s.", settings.health_address)
         await anyio.sleep_forever()
     finally:
         with anyio.CancelScope(shield=True):

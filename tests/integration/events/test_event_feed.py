@@ -14,13 +14,11 @@ import pytest
 
 from ecs_worker import __version__
 from ecs_worker.lifecycle.journal.event_feed import MOST_WAITING, EventFeed
-from ecs_worker.lifecycle.run.ledger import Held
 from ecs_worker.model import AwsTarget, ContainerFacts, Phase, Placement, TaskFacts
 from ecs_worker.prefect_api.client import PrefectClient
 from ecs_worker.prefect_api.schemas import WorkPool
 from ecs_worker.settings import PrefectSettings
-from support.builders import claimed_run
-from support.listeners import Pool
+from support.builders import PoolView, claimed_run, run_in
 from support.servers.prefect import Admin, wait_until
 from support.servers.scripted import Answer, ScriptedServer, scripted
 from support.simulator import ChaosProxy
@@ -28,6 +26,7 @@ from support.simulator import ChaosProxy
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from ecs_worker.lifecycle.run.run import Run
     from support.servers.prefect import PrefectServer
 
 pytestmark = pytest.mark.anyio
@@ -49,17 +48,17 @@ STOPPED = replace(
 )
 
 
-def held(**fields: Any) -> Held:
-    placement = Placement(AwsTarget(), "flows", "prefect")
-    return Held(
-        claimed_run(**fields), Phase.STARTING, placement=placement, task=PROVISIONING, identifier=f"flows::{ARN}"
-    )
+def held(task: TaskFacts = PROVISIONING, *, names: tuple[str, str] | None = None, **fields: Any) -> Run:
+    """A run with that task; `names` are its flow's and its deployment's."""
+    flow_name, deployment_name = names or (None, None)
+    where = Placement(AwsTarget(), "flows", "prefect", flow_name=flow_name, deployment_name=deployment_name)
+    return run_in(Phase.STARTING, claim=claimed_run(**fields), where=where, task=task)
 
 
-def goes_on(announce: EventFeed, run: Held, *tasks: TaskFacts) -> None:
+def goes_on(announce: EventFeed, run: Run, *tasks: TaskFacts) -> None:
     for task in tasks:
-        known, run.task = run.task, task
-        announce.changed(run, known)
+        if (change := run.seen(task)) is not None:
+            announce.changed(run, change.before)
 
 
 @asynccontextmanager
@@ -68,7 +67,7 @@ async def sending(*answers: Answer) -> AsyncIterator[tuple[EventFeed, ScriptedSe
     async with scripted(*answers, Answer(204)) as server:
         settings = PrefectSettings(api_url=server.url, client_csrf_support_enabled=False)
         async with PrefectClient(settings) as api:
-            yield EventFeed(api, "worker", Pool(), {}), server
+            yield EventFeed(api, "worker", PoolView()), server
 
 
 def sent(server: ScriptedServer) -> list[list[dict[str, Any]]]:
@@ -98,15 +97,15 @@ def roles(event: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 async def test_the_lives_of_a_worker_and_a_run_as_events(admin3: Admin, api3: PrefectClient) -> None:
     flow_id, deployment_id, pool_id = uuid4(), uuid4(), uuid4()
-    pool = Pool(WorkPool(pool_id, "my-pool", "ecs"))
-    names = {flow_id: "my-flow", deployment_id: "my-deployment"}
-    announce = EventFeed(api3, "Worker of Ours", pool, names)
+    pool = PoolView(WorkPool(pool_id, "my-pool", "ecs"))
+    announce = EventFeed(api3, "Worker of Ours", pool)
     announce.started()
-    run = held(flow_id=flow_id, deployment_id=deployment_id, tags=("b", "a"))
+    names = ("my-flow", "my-deployment")
+    run = held(names=names, flow_id=flow_id, deployment_id=deployment_id, tags=("b", "a"))
     announce.launched(run)
     goes_on(announce, run, RUNNING, RUNNING, STOPPED, STOPPED)
     announce.stopped()
-    await announce.once()
+    await announce.flush()
 
     events = await read_events(admin3, 7, any_resource={"id": [f"prefect.work-pool.{pool_id}"]})
     assert [event["event"] for event in events] == [
@@ -144,7 +143,7 @@ async def test_the_lives_of_a_worker_and_a_run_as_events(admin3: Admin, api3: Pr
         "ecs-worker.version": __version__,
     }
     flow_run = {
-        "prefect.resource.id": f"prefect.flow-run.{run.run.run_id}",
+        "prefect.resource.id": f"prefect.flow-run.{run.id}",
         "prefect.resource.role": "flow-run",
         "prefect.resource.name": "run",
     }
@@ -170,7 +169,7 @@ async def test_the_lives_of_a_worker_and_a_run_as_events(admin3: Admin, api3: Pr
     assert all(event["resource"] == worker for event in (started, submitted, executed, stopped))
     assert started["related"] == stopped["related"] == [others[2]]
     assert submitted["related"] == [flow_run, *others]
-    told = {"prefect.infrastructure.identifier": run.identifier, "prefect.infrastructure.status-code": "137"}
+    told = {"prefect.infrastructure.identifier": str(run.name), "prefect.infrastructure.status-code": "137"}
     assert executed["related"] == [flow_run | told, *others]
     assert executed["follows"] == submitted["id"]
     assert stopped["follows"] == started["id"]
@@ -179,10 +178,9 @@ async def test_the_lives_of_a_worker_and_a_run_as_events(admin3: Admin, api3: Pr
 
 async def test_an_adopted_task_tells_only_what_is_new() -> None:
     async with sending() as (announce, server):
-        run = held()
-        run.task = TaskFacts(ARN)  # all that the run itself names
+        run = held(TaskFacts(ARN))  # all that the run itself names
         goes_on(announce, run, RUNNING, replace(STOPPED, containers=()))
-        await announce.once()
+        await announce.flush()
         ((stopped, executed),) = sent(server)
         assert (stopped["event"], executed["event"]) == ("prefect.ecs.task.stopped", "prefect.worker.executed-flow-run")
         assert roles(executed)["flow-run"]["prefect.infrastructure.status-code"] == "-1"
@@ -194,10 +192,10 @@ async def test_a_run_with_very_many_tags_is_not_refused(prefect3: PrefectServer)
         ChaosProxy(prefect3.url.removesuffix("/api")) as proxy,
         PrefectClient(PrefectSettings(api_url=proxy.api_url)) as api,
     ):
-        announce = EventFeed(api, "worker", Pool(), {})
+        announce = EventFeed(api, "worker", PoolView())
         run = held(tags=tuple(f"tag-{number}" for number in range(200)), deployment_id=uuid4())
         goes_on(announce, run, RUNNING)
-        await announce.once()
+        await announce.flush()
         (post,) = [call for call in proxy.calls if call.action == "POST /events"]
         assert post.outcome == "204"
 
@@ -206,7 +204,7 @@ async def test_events_go_in_batches() -> None:
     async with sending() as (announce, server):
         for _ in range(125):
             announce.launched(held())  # two each
-        await announce.once()
+        await announce.flush()
         assert [len(batch) for batch in sent(server)] == [100, 100, 50]
 
 
@@ -216,11 +214,11 @@ async def test_while_the_api_takes_none_they_wait_and_the_oldest_go(caplog: pyte
         for _ in range(MOST_WAITING):
             announce.launched(run)  # two each
         with caplog.at_level(logging.WARNING):
-            await announce.once()
-            await announce.once()
+            await announce.flush()
+            await announce.flush()
             assert len(server.requests) == 2
             assert caplog.text.count("Events wait") == 1
-            await announce.once()
+            await announce.flush()
         assert sum(len(batch) for batch in sent(server)[2:]) == MOST_WAITING
         assert f"{MOST_WAITING} events were dropped" in caplog.text
 
@@ -229,7 +227,7 @@ async def test_what_the_api_refuses_is_dropped(caplog: pytest.LogCaptureFixture)
     async with sending(Answer(422)) as (announce, server):
         for _ in range(2):
             announce.started()
-            await announce.once()
+            await announce.flush()
         first, second = sent(server)
         assert first[0]["id"] != second[0]["id"]
     assert "1 events were dropped" in caplog.text
@@ -241,7 +239,7 @@ async def test_events_tell_nothing_of_the_job() -> None:
         run = held(job_variables=secret)
         announce.launched(run)
         goes_on(announce, run, RUNNING, STOPPED)
-        await announce.once()
+        await announce.flush()
         text = server.requests[0].body.decode()
-        assert str(run.run.run_id) in text
+        assert str(run.id) in text
         assert "a-secret-value" not in text

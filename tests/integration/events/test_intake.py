@@ -11,14 +11,14 @@ from uuid import uuid4
 import pytest
 
 from ecs_worker.aws.sqs import Message
-from ecs_worker.lifecycle.listen import STALE, Fate, read, region_of, run_of
+from ecs_worker.lifecycle.listen import OF_NO_USE_AFTER, Fate, read, region_of, run_of
 from ecs_worker.model import Phase, TaskFacts
 from support.builders import claimed_run
-from support.listeners import QUEUE, Listener, listening, until
+from support.listeners import QUEUE, Listening, listening, until
 from support.simulator import EventFeed, TaskScript, What, fault
 
 if TYPE_CHECKING:
-    from ecs_worker.lifecycle.run.ledger import Held
+    from ecs_worker.lifecycle.run.run import Run
     from support.listeners import Scene
 
 pytestmark = pytest.mark.anyio
@@ -37,11 +37,11 @@ def document(started_by: str, **fields: Any) -> dict[str, Any]:
     return known | {"startedBy": started_by} | fields
 
 
-def ended(held: Held) -> bool:
+def ended(held: Run) -> bool:
     return held.phase is Phase.STOPPED
 
 
-async def hold_one(scene: Scene, listener: Listener) -> Held:
+async def hold_one(scene: Scene, listener: Listening) -> Run:
     run = claimed_run()
     return listener.hold(run, await scene.launch(run))
 
@@ -133,10 +133,9 @@ async def test_an_event_that_overtakes_run_task_waits_for_it(scene: Scene) -> No
         task = await scene.launch(run)
         await until(lambda: scene.simulator.sqs.queues[QUEUE].deleted >= 5)
         assert held.task is None
-        held.task = TaskFacts(arn=task["taskArn"], last_status="PROVISIONING", version=1)
-        held.enter(Phase.STARTING)
-        listener.ledger.freed()  # as `Launch.settle` does
+        held.launched_as(TaskFacts(arn=task["taskArn"], last_status="PROVISIONING", version=1))
         await until(lambda: ended(held))
+    assert held.task is not None
     assert held.task.last_status == "STOPPED"
 
 
@@ -146,7 +145,7 @@ async def test_an_event_of_an_earlier_attempt_says_nothing_of_the_new_one(scene:
     run = claimed_run()
     held = listener.hold(run, document(run.started_by, taskArn="arn:new", lastStatus="PENDING", version=2))
     old = document(run.started_by, taskArn="arn:old", lastStatus="STOPPED", version=9)
-    assert listener.events.sort([Message(event(old), "receipt", 1, time.time())])[Fate.DELETE]
+    assert listener.listener.sort([Message(event(old), "receipt", 1, time.time())])[Fate.DELETE]
     assert held.task is not None
     assert (held.task.arn, held.task.last_status, held.phase) == ("arn:new", "PENDING", Phase.STARTING)
 
@@ -178,8 +177,12 @@ async def test_a_message_that_nobody_needs_any_more_is_deleted(scene: Scene) -> 
     listener = await scene.listener()
     body = event(document(f"prefect/{uuid4()}/{uuid4()}"))
     now = time.time()
-    young, again, old = Message(body, "a", 1, now), Message(body, "b", 2, now), Message(body, "c", 2, now - STALE - 1)
-    fates = listener.events.sort([young, again, old])
+    young, again, old = (
+        Message(body, "a", 1, now),
+        Message(body, "b", 2, now),
+        Message(body, "c", 2, now - OF_NO_USE_AFTER - 1),
+    )
+    fates = listener.listener.sort([young, again, old])
     assert fates == {Fate.GIVE_BACK: [young], Fate.LEAVE: [again], Fate.DELETE: [old]}
 
 
@@ -188,7 +191,7 @@ async def test_another_claim_of_the_same_run_is_a_colleagues(scene: Scene) -> No
     run = claimed_run()
     held = listener.hold(run, document(run.started_by, version=1))
     theirs = event(document(f"prefect/{run.run_id}/{uuid4()}", lastStatus="STOPPED"))
-    assert listener.events.sort([Message(theirs, "a", 1, time.time())])[Fate.GIVE_BACK]
+    assert listener.listener.sort([Message(theirs, "a", 1, time.time())])[Fate.GIVE_BACK]
     assert held.phase is Phase.STARTING
 
 

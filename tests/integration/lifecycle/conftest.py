@@ -1,26 +1,25 @@
-"""The parts of a worker, put together as it does, between a simulated AWS and a canned Prefect API."""
-
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import aioboto3
+import anyio
 import pytest
 
 from ecs_worker.aws.session import Aws
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.prefect_api.client import PrefectClient
 from ecs_worker.settings import PrefectSettings, WorkerSettings
-from ecs_worker.worker import Worker
+from ecs_worker.worker import build
+from support.builders import HandClock
+from support.scene import POOL, Scene
 from support.servers.canned import CannedApi, serve
 from support.simulator import AwsSimulator, TaskScript
 from support.simulator.helpers import DEFINITION, point_at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-from support.scene import POOL, Scene
 
 
 @pytest.fixture
@@ -34,8 +33,9 @@ async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
         await ecs.register_task_definition(**DEFINITION)
         canned = await stack.enter_async_context(serve(CannedApi(POOL, default_base_job_template())))
         prefect = PrefectSettings(api_url=canned.url)
-        worker = Worker(WorkerSettings(pool=POOL, name="worker", events_queue="events"), prefect)
+        settings = WorkerSettings(pool=POOL, name="worker", events_queue="events")
         aws = await stack.enter_async_context(Aws())
         api = await stack.enter_async_context(PrefectClient(prefect, patience_seconds=0))
-        worker._assemble(api, aws)  # noqa: SLF001 - all its parts, put together as it does
-        yield Scene(simulator, canned, worker, ecs)
+        clock = HandClock()
+        parts = build(settings, prefect, api, aws, stopping=anyio.Event(), clock=clock)
+        yield Scene(simulator, canned, parts, ecs, clock)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ecs_worker.lifecycle.poll import Poll
-from ecs_worker.lifecycle.run.ledger import Held, Ledger
+from ecs_worker.lifecycle.run.ledger import Ledger
 from ecs_worker.model import Phase
 from ecs_worker.prefect_api.client import PrefectClient
 from ecs_worker.settings import PrefectSettings, WorkerSettings
-from support.builders import claimed_run
+from support.builders import claimed_run, run_in
 from support.servers.canned import CannedApi, serve
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ class Bench:
         self.hold(str(run.id), Phase.CLAIMED)
 
     def hold(self, run_id: str, phase: Phase = Phase.RUNNING) -> None:
-        run = claimed_run(run_id)
-        self.ledger.take(Held(run, phase))
+        self.ledger.take(run_in(phase, claim=claimed_run(run_id)))
 
 
 @pytest.fixture
@@ -54,26 +53,26 @@ async def test_held_runs_that_were_set_back_to_scheduled_take_no_others_slot(ben
     for run in set_back:
         bench.hold(run)
     waiting = [bench.canned.add_run() for _ in range(2)]
-    assert await bench.poll.once()  # there may be more
-    await bench.poll.once()
+    assert await bench.poll.look()  # there may be more
+    await bench.poll.look()
     assert bench.sent == waiting[:1]  # as many as there are slots
 
 
 async def test_held_runs_alone_are_no_reason_to_poll_on(bench: Bench) -> None:
     for _ in range(2):
         bench.hold(bench.canned.add_run())
-    assert await bench.poll.once()
-    assert not await bench.poll.once()
+    assert await bench.poll.look()
+    assert not await bench.poll.look()
 
 
 async def test_what_no_longer_stands_in_the_way_lets_the_poll_see_that_more_wait(bench: Bench) -> None:
     set_back = [bench.canned.add_run() for _ in range(2)]
     for run in set_back:
         bench.hold(run)
-    await bench.poll.once()
-    await bench.poll.once()
+    await bench.poll.look()
+    await bench.poll.look()
     for run in set_back:
         bench.canned.runs[run]["state_type"] = "RUNNING"
     waiting = [bench.canned.add_run() for _ in range(2)]
-    assert await bench.poll.once()
+    assert await bench.poll.look()
     assert bench.sent == waiting[:1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +10,7 @@ from ecs_worker.model import Phase
 from support.simulator import TaskScript
 
 if TYPE_CHECKING:
-    from ecs_worker.lifecycle.run.ledger import Held
+    from ecs_worker.lifecycle.run.run import Run
     from support.scene import Scene
 
 pytestmark = pytest.mark.anyio
@@ -19,38 +18,51 @@ pytestmark = pytest.mark.anyio
 IMPOSSIBLE: Any = "impossible"  # the program itself would have to be wrong to hold it
 
 
-async def dies(scene: Scene) -> Held:
+async def dies(scene: Scene, **where: Any) -> Run:
     """A run whose task ends without a word."""
     scene.aws.ecs.scripts.default = TaskScript(running=0.1, exit_code=1)
-    held = await scene.launched()
+    run = await scene.launched(**where)
     scene.aws.advance(10)
     await scene.watch()
-    assert held.phase is Phase.STOPPED
-    return held
+    assert run.phase is Phase.STOPPED
+    return run
 
 
 async def test_a_run_that_a_bulk_read_misses_is_crashed_all_the_same(scene: Scene) -> None:
-    held = await dies(scene)
-    scene.api.unlisted.add(str(held.run.run_id))
+    run = await dies(scene)
+    scene.api.unlisted.add(str(run.id))
     await scene.report()
-    assert scene.state(held)["type"] == "CRASHED"
-    assert held.run.run_id not in scene.worker.ledger
+    assert scene.state(run)["type"] == "CRASHED"
+    assert run.id not in scene.parts.ledger
 
 
 async def test_a_deleted_run_is_forgotten(scene: Scene) -> None:
-    held = await dies(scene)
-    del scene.api.runs[str(held.run.run_id)]
+    run = await dies(scene)
+    del scene.api.runs[str(run.id)]
     await scene.report()
-    assert held.run.run_id not in scene.worker.ledger
-    assert scene.worker.ledger.counts["ended_deleted"] == 1
+    assert run.id not in scene.parts.ledger
+    assert scene.parts.journal.counts["ended_deleted"] == 1
 
 
 async def test_a_fault_in_one_end_keeps_no_other_from_being_told(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken, sound = [await dies(scene) for _ in range(2)]
-    assert broken.placement is not None
-    broken.placement = replace(broken.placement, log=IMPOSSIBLE)
+    broken, sound = await dies(scene, log=IMPOSSIBLE), await dies(scene)
     await scene.report()
     assert scene.state(sound)["type"] == "CRASHED"
-    assert f"{broken.run.name} met a fault" in caplog.text
+    assert f"{broken.label} met a fault" in caplog.text
+
+
+async def test_an_abandoned_run_ends_with_its_reason(scene: Scene) -> None:
+    run = scene.claimed()
+    run.abandoned("There is no such cluster.")
+    await scene.report()
+    assert (scene.state(run)["type"], scene.state(run)["message"]) == ("CRASHED", "There is no such cluster.")
+    assert len(scene.parts.ledger) == 0
+
+
+async def test_an_abandoned_run_that_is_cancelled_ends_cancelled(scene: Scene) -> None:
+    run = scene.claimed("CANCELLING")
+    run.abandoned("It was cancelled.")
+    await scene.report()
+    assert scene.state(run)["type"] == "CANCELLED"

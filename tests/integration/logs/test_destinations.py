@@ -14,19 +14,24 @@ import anyio
 import pytest
 
 from ecs_worker.lifecycle.define import Define
+from ecs_worker.lifecycle.journal.event_feed import EventFeed
+from ecs_worker.lifecycle.journal.journal import Journal
 from ecs_worker.lifecycle.journal.output import LOOK_BACK, ContainerOutput
 from ecs_worker.lifecycle.journal.run_logs import RunLogs
 from ecs_worker.lifecycle.report import Report
-from ecs_worker.lifecycle.run.ledger import Held, Ledger
+from ecs_worker.lifecycle.run.ledger import Ledger
 from ecs_worker.model import ContainerFacts, LogStream, Output, Phase, Placement, TaskFacts
 from ecs_worker.ops.logging import ConsoleFormatter, JsonFormatter
 from ecs_worker.prefect_api.schemas import ProposedState, StateType
-from support.builders import claimed_run
+from ecs_worker.settings import PrefectSettings, WorkerSettings
+from ecs_worker.worker import build
+from support.builders import PoolView, claimed_run, run_in
 from support.reading import GROUP, PACE, TARGET, Console
 from support.servers.prefect import wait_until
 
 if TYPE_CHECKING:
     from ecs_worker.aws.session import Aws
+    from ecs_worker.lifecycle.run.run import Run
     from ecs_worker.prefect_api.client import PrefectClient
     from support.servers.prefect import Admin
 
@@ -45,7 +50,7 @@ class Stage:
     admin: Admin
     api: PrefectClient
 
-    async def held(self, output: Output, **placement: Any) -> Held:
+    async def held(self, output: Output, *, begun: bool = True, **placement: Any) -> Run:
         """A run that is Pending on the server, with a task that runs."""
         pool = await self.admin.create_pool()
         run_id = UUID(await self.admin.create_run(await self.admin.create_deployment(pool)))
@@ -53,23 +58,27 @@ class Stage:
         await self.api.propose_state(run_id, ProposedState(StateType.PENDING, "Pending", transition_id=claim))
         now = datetime.fromtimestamp(self.console.cloud.clock.now(), UTC)
         arn = f"arn:aws:ecs:us-east-1:123456789012:task/c/{uuid4().hex}"
-        held = Held(
-            claimed_run(run_id, name="quick-fox", claim_id=claim),
-            phase=Phase.RUNNING,
-            placement=Placement(TARGET, "c", "prefect", log=LOG, output=output, **placement),
-            task=TaskFacts(arn, last_status="RUNNING", created_at=now, started_at=now),
-            identifier=f"c::{arn}",
-        )
-        held.identifier_written = True
-        return held
+        claimed = claimed_run(run_id, name="quick-fox", claim_id=claim)
+        where = Placement(TARGET, "c", "prefect", log=LOG, output=output, **placement)
+        if begun:
+            task = TaskFacts(arn, last_status="RUNNING", created_at=now, started_at=now)
+            return run_in(Phase.RUNNING, claim=claimed, where=where, task=task)
+        return run_in(Phase.STARTING, claim=claimed, where=where, task=TaskFacts(arn, created_at=now))
 
     def worker(self) -> tuple[ContainerOutput, RunLogs, Ledger]:
         feed = RunLogs(self.api)
         ledger = Ledger(limit=None, max_launching=10)
         return ContainerOutput(self.aws, feed, ledger, PACE), feed, ledger
 
-    async def lines(self, held: Held, container: str = "prefect") -> list[dict[str, Any]]:
-        found = await self.admin.logs(held.run.run_id)
+    def report(self, output: ContainerOutput, run_logs: RunLogs, ledger: Ledger) -> Report:
+        """Tells the ends of what the ledger holds. Nothing is launched: no way is open."""
+        settings = WorkerSettings(pool="pool", name="worker", report_grace_seconds=0)
+        parts = build(settings, PrefectSettings(), self.api, self.aws, stopping=anyio.Event())
+        journal = Journal(run_logs, EventFeed(self.api, "worker", PoolView()), output, "worker")
+        return Report(self.api, ledger, Define(self.aws), journal, parts.way, 0.0)
+
+    async def lines(self, held: Run, container: str = "prefect") -> list[dict[str, Any]]:
+        found = await self.admin.logs(held.id)
         return [line for line in found if line["name"] == f"ecs.{container}"]
 
 
@@ -78,14 +87,21 @@ def stage(console: Console, aws: Aws, admin3: Admin, api3: PrefectClient) -> Sta
     return Stage(console, aws, admin3, api3)
 
 
-def stream_of(held: Held, log: LogStream = LOG) -> str:
+def stream_of(held: Run, log: LogStream = LOG) -> str:
     assert held.task is not None
     return log.name(held.task.task_id)
 
 
-def stopped(held: Held, **facts: Any) -> None:
+def taken_over(held: Run, **facts: Any) -> Run:
+    """The run as the next worker holds it."""
     assert held.task is not None
-    held.task = replace(held.task, last_status="STOPPED", version=9, **facts)
+    task = replace(held.task, **facts)
+    return run_in(Phase.RUNNING, claim=held.claim, where=held.placement, task=task, adopted=True)
+
+
+def stopped(held: Run, **facts: Any) -> None:
+    assert held.task is not None
+    held.seen(replace(held.task, last_status="STOPPED", version=9, **facts))
 
 
 async def test_both_destinations_get_each_line_with_its_time(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
@@ -104,7 +120,7 @@ async def test_both_destinations_get_each_line_with_its_time(stage: Stage, caplo
             logs.follow(held)
             await wait_until(lambda: _async(len(logs) == 0))
             running.cancel_scope.cancel()
-    await feed.once()
+    await feed.flush()
     written = console.written(stream_of(held))
     shown = [record for record in caplog.records if record.name == "ecs_worker.output"]
     assert Counter(record.getMessage() for record in shown) == written
@@ -115,7 +131,7 @@ async def test_both_destinations_get_each_line_with_its_time(stage: Stage, caplo
     fields = json.loads(JsonFormatter().format(shown[0]))
     assert fields["message"] in written
     assert (fields["flow_run_id"], fields["flow_run_name"], fields["container"]) == (
-        str(held.run.run_id),
+        str(held.id),
         "quick-fox",
         "prefect",
     )
@@ -138,11 +154,11 @@ async def test_after_a_restart_no_line_is_lost_or_doubled_on_the_server(stage: S
         logs.follow(held)
         running.start_soon(logs.run)
         await wait_until(lambda: _async(len(feed) >= 200))
-        await feed.once()
+        await feed.flush()
         await wait_until(lambda: _async(len(feed) >= 100))
         running.cancel_scope.cancel()
     logs, feed, ledger = stage.worker()
-    held.adopted = True
+    held = taken_over(held)
     ledger.take(held)
     async with anyio.create_task_group() as running:
         logs.follow(held)
@@ -153,7 +169,7 @@ async def test_after_a_restart_no_line_is_lost_or_doubled_on_the_server(stage: S
         logs.follow(held)
         await wait_until(lambda: _async(len(logs) == 0))
         running.cancel_scope.cancel()
-    await feed.once()
+    await feed.flush()
     assert Counter(line["message"] for line in await stage.lines(held)) == console.written(stream_of(held))
 
 
@@ -164,8 +180,7 @@ async def test_after_a_restart_the_worker_s_output_repeats_the_last_minutes(
     held = await stage.held(Output.WORKER)
     assert held.task is not None
     now = datetime.now(UTC)
-    held.task = replace(held.task, created_at=now - timedelta(hours=1))
-    held.adopted = True
+    held = taken_over(held, created_at=now - timedelta(hours=1))
     ledger.take(held)
     stream = stage.console.cloud.logs.open_stream(GROUP, stream_of(held), None, now.timestamp())
     for message, ago in (("long ago", 2 * LOOK_BACK), ("a minute ago", 60.0)):
@@ -186,12 +201,12 @@ async def test_what_prefect_does_not_take_in_time_stays_on_cloudwatch_and_is_tol
     _, feed, _ = stage.worker()
     now = datetime.now(UTC)
     for number in range(30):
-        feed.add_output(held.run.run_id, "prefect", f"{number:02} ".ljust(800_000, "x"), now, "log stream s of group g")
-    await feed.once()
+        feed.add_output(held.id, "prefect", f"{number:02} ".ljust(800_000, "x"), now, "log stream s of group g")
+    await feed.flush()
     numbers = [int(line["message"][:2]) for line in await stage.lines(held)]
     assert sorted(numbers) == list(range(30 - len(numbers), 30))
-    await feed.once()
-    told = [line["message"] for line in await stage.admin.logs(held.run.run_id) if line["level"] == logging.WARNING]
+    await feed.flush()
+    told = [line["message"] for line in await stage.admin.logs(held.id) if line["level"] == logging.WARNING]
     skipped = f"{30 - len(numbers)} lines of container prefect up to here are left out, since the Prefect API took none"
     assert told == [f"{skipped} for too long. They are on CloudWatch, in log stream s of group g."]
 
@@ -202,8 +217,8 @@ async def test_no_text_is_too_odd_or_too_long(stage: Stage, text: str) -> None:
     _, feed, _ = stage.worker()
     now = datetime.now(UTC)
     for message in ("before", text, "after"):
-        feed.add_output(held.run.run_id, "prefect", message, now, "")
-    await feed.once()
+        feed.add_output(held.id, "prefect", message, now, "")
+    await feed.flush()
     lines = [line["message"] for line in await stage.lines(held)]
     assert {"before", "after"} < set(lines)
     kept = "".join(line for line in lines if line not in {"before", "after"})
@@ -223,18 +238,16 @@ async def test_a_run_that_never_began_shows_its_containers_last_lines(stage: Sta
         console.stop(stream)
     containers = (ContainerFacts("prefect", exit_code=1), ContainerFacts("proxy", exit_code=0))
     stopped(held, stop_code="EssentialContainerExited", containers=containers)
-    held.phase = Phase.STOPPED
     logs, feed, ledger = stage.worker()
     ledger.take(held)
-    report = Report(stage.api, ledger, Define(stage.aws), feed, logs, 0.0, lambda _: None)
-    await report.once()
-    run = await stage.admin.read_run(held.run.run_id)
+    await stage.report(logs, feed, ledger).look()
+    run = await stage.admin.read_run(held.id)
     assert run["state_type"] == "CRASHED"
     async with anyio.create_task_group() as running:
         running.start_soon(logs.run)
         await wait_until(lambda: _async(len(logs) == 0))
         running.cancel_scope.cancel()
-    await feed.once()
+    await feed.flush()
     lines = [line["message"] for line in await stage.lines(held)]
     numbered = [line for line in lines if line != "ModuleNotFoundError"]
     assert sorted(numbered) == [f"line {n}" for n in range(700 - len(numbered), 700)]
@@ -244,39 +257,35 @@ async def test_a_run_that_never_began_shows_its_containers_last_lines(stage: Sta
 
 
 async def test_an_attempt_that_is_repeated_leaves_its_last_lines(stage: Stage) -> None:
-    held = await stage.held(Output.NOWHERE, side_car_logs=(CAR,))
+    held = await stage.held(Output.NOWHERE, begun=False, side_car_logs=(CAR,))
     stage.console.container(stream_of(held, CAR), lines=("no upstream",))
     stage.console.stop(stream_of(held, CAR))
     stopped(
         held,
-        started_at=None,
         stop_code="TaskFailedToStart",
         stopped_reason="Timeout waiting for network interface provisioning to complete.",
         containers=(ContainerFacts("prefect"), ContainerFacts("proxy", exit_code=1)),
     )
-    held.phase = Phase.STOPPED
     logs, feed, ledger = stage.worker()
     ledger.take(held)
-    again: list[Held] = []
-    await Report(stage.api, ledger, Define(stage.aws), feed, logs, 0.0, again.append).once()
-    assert (again, held.attempt) == ([held], 2)
+    await stage.report(logs, feed, ledger).look()
+    assert (held.phase, held.attempt) == (Phase.CLAIMED, 2)
     async with anyio.create_task_group() as running:
         running.start_soon(logs.run)
         await wait_until(lambda: _async(len(logs) == 0))
         running.cancel_scope.cancel()
-    await feed.once()
+    await feed.flush()
     assert [line["message"] for line in await stage.lines(held, "proxy")] == ["no upstream"]
 
 
 async def test_a_run_that_began_is_not_shown_again(stage: Stage) -> None:
     held = await stage.held(Output.NOWHERE)
-    await stage.admin.set_state(held.run.run_id, "RUNNING")
+    await stage.admin.set_state(held.id, "RUNNING")
     stopped(held, containers=(ContainerFacts("prefect", exit_code=137),))
-    held.phase = Phase.STOPPED
     logs, feed, ledger = stage.worker()
     ledger.take(held)
-    await Report(stage.api, ledger, Define(stage.aws), feed, logs, 0.0, lambda _: None).once()
-    assert (await stage.admin.read_run(held.run.run_id))["state_type"] == "CRASHED"
+    await stage.report(logs, feed, ledger).look()
+    assert (await stage.admin.read_run(held.id))["state_type"] == "CRASHED"
     assert len(logs) == 0
 
 

@@ -1,16 +1,14 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecs_worker.lifecycle.adopt import Claimed, chosen, latest_claim, mine
-from ecs_worker.lifecycle.claim import CLAIMED_BY, claimant
-from ecs_worker.prefect_api.schemas import FlowRun, RunState, StateType
+from ecs_worker.lifecycle.adopt import chosen, mine
+from ecs_worker.lifecycle.run.claims import ClaimRecord
+from ecs_worker.prefect_api.schemas import FlowRun, StateType
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SETTLE = 30.0
 names = st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=6, unique=True)
 
@@ -34,34 +32,6 @@ def test_nobody_is_chosen_from_nobody() -> None:
     assert chosen(uuid4(), []) is None
 
 
-def state(kind: StateType, age: float, *, claim: UUID | None = None, message: str | None = None) -> RunState:
-    return RunState(kind, kind.title(), message=message, timestamp=NOW - timedelta(seconds=age), transition_id=claim)
-
-
-def test_the_newest_claim_counts_and_sub_states_do_not() -> None:
-    old, new = uuid4(), uuid4()
-    history = [
-        state(StateType.PENDING, 500, claim=old, message=CLAIMED_BY + "a"),
-        state(StateType.SCHEDULED, 400),
-        state(StateType.PENDING, 100, claim=new, message=CLAIMED_BY + "b"),
-        state(StateType.PENDING, 50),  # InfrastructurePending has no transition id of a claim
-        state(StateType.RUNNING, 10, claim=uuid4()),
-    ]
-    found = latest_claim(history, NOW)
-    assert found is not None
-    assert (found.claim_id, found.worker, found.age) == (new, "b", 100)
-
-
-def test_a_run_without_a_claim_has_none() -> None:
-    assert latest_claim([state(StateType.RUNNING, 5, claim=uuid4())], NOW) is None
-
-
-def test_only_our_own_message_names_a_claimant() -> None:
-    assert claimant(CLAIMED_BY + "eu-1") == "eu-1"
-    assert claimant("something else") is None
-    assert claimant(None) is None
-
-
 def run(kind: StateType, label: str | None = None, pid: str | None = None) -> FlowRun:
     labels = {"prefect.worker.name": label} if label else {}
     return FlowRun(uuid4(), "run", uuid4(), state_type=kind, labels=labels, infrastructure_pid=pid)
@@ -77,7 +47,7 @@ def test_every_orphan_is_taken_up_by_somebody(
     kind: StateType, label: str | None, claimed_by: str | None, pid: str | None
 ) -> None:
     orphan = run(kind, label, pid)
-    claim = Claimed(uuid4(), claimed_by, age=SETTLE + 1)
+    claim = ClaimRecord(uuid4(), claimed_by, age=SETTLE + 1)
     takers = [name for name in LIVE if mine(orphan, claim, LIVE, name, settle=SETTLE)]
     holders = {claimed_by, label} & set(LIVE)
     if not holders:
@@ -89,7 +59,7 @@ def test_every_orphan_is_taken_up_by_somebody(
 
 @given(workers, workers)
 def test_a_live_claimant_is_left_to_launch(label: str | None, claimed_by: str | None) -> None:
-    claim = Claimed(uuid4(), claimed_by, age=SETTLE + 1)
+    claim = ClaimRecord(uuid4(), claimed_by, age=SETTLE + 1)
     for me in LIVE:
         if claimed_by in LIVE and claimed_by != me:
             assert not mine(run(StateType.PENDING, label), claim, LIVE, me, settle=SETTLE)
@@ -97,5 +67,5 @@ def test_a_live_claimant_is_left_to_launch(label: str | None, claimed_by: str | 
 
 @given(kinds, workers, workers)
 def test_a_fresh_claim_without_a_task_is_left_alone(kind: StateType, label: str | None, claimed_by: str | None) -> None:
-    claim = Claimed(uuid4(), claimed_by, age=SETTLE - 1)
+    claim = ClaimRecord(uuid4(), claimed_by, age=SETTLE - 1)
     assert not any(mine(run(kind, label), claim, LIVE, me, settle=SETTLE) for me in LIVE)

@@ -13,18 +13,16 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import anyio
-
 from ecs_worker.errors import PrefectRejected
 from ecs_worker.lifecycle.journal.outbox import Outbox
+from ecs_worker.lifecycle.loops import every
 from ecs_worker.prefect_api.events import Event, to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from uuid import UUID
 
     from ecs_worker.lifecycle.rendering.render import PoolView
-    from ecs_worker.lifecycle.run.ledger import Held
+    from ecs_worker.lifecycle.run.run import Run
     from ecs_worker.model import ClaimedRun, TaskFacts
     from ecs_worker.prefect_api.client import PrefectClient
 
@@ -54,16 +52,12 @@ class About:
 
 
 class EventFeed:
-    """Takes events without waiting; `run()` sends them.
+    """Takes events without waiting; `run()` sends them."""
 
-    `names` are those of flows and deployments, by id, as far as they have been read.
-    """
-
-    def __init__(self, api: PrefectClient, worker: str, surroundings: PoolView, names: Mapping[UUID, str]) -> None:
+    def __init__(self, api: PrefectClient, worker: str, pool_view: PoolView) -> None:
         self._api = api
         self._worker = worker
-        self._surroundings = surroundings
-        self._names = names
+        self._pool_view = pool_view
         self._outbox: Outbox[Event] = Outbox("events", self._send, EVENTS_PER_REQUEST)
         self._events = self._outbox.lane(MOST_WAITING)
         self._beginnings: OrderedDict[UUID | None, Event] = OrderedDict()
@@ -79,16 +73,16 @@ class EventFeed:
         """The worker takes no more runs."""
         self._end(None, Event(name="prefect.worker.stopped"))
 
-    def launched(self, held: Held) -> None:
+    def launched(self, run: Run) -> None:
         """ECS has taken the run's task."""
-        about = self._about(held)
+        about = _about(run)
         self._begin(about.run.run_id, about.event("prefect.worker.submitted-flow-run"))
         if about.task is not None and about.task.last_status:
             self._add_status(about, about.task)
 
-    def changed(self, held: Held, before: TaskFacts | None) -> None:
+    def changed(self, run: Run, before: TaskFacts | None) -> None:
         """The task's facts are new; `before` are those known until now."""
-        about = self._about(held)
+        about = _about(run)
         task = about.task
         known = before.last_status if before is not None else ""
         if task is None or task.last_status == known or not (known or task.stopped):
@@ -98,18 +92,6 @@ class EventFeed:
             exit_code = NO_EXIT_CODE if about.exit_code is None else about.exit_code
             executed = about.event("prefect.worker.executed-flow-run")
             self._end(about.run.run_id, replace(executed, exit_code=exit_code))
-
-    def _about(self, held: Held) -> About:
-        run, task, placement = held.run, held.task, held.placement
-        container = task.container(placement.container) if task is not None and placement is not None else None
-        return About(
-            run=run,
-            flow_name=self._names.get(run.flow_id),
-            deployment_name=self._names.get(run.deployment_id) if run.deployment_id is not None else None,
-            task=task,
-            exit_code=container.exit_code if container is not None else None,
-            identifier=held.identifier,
-        )
 
     def _add_status(self, about: About, task: TaskFacts) -> None:
         moments = {
@@ -140,18 +122,29 @@ class EventFeed:
 
     async def run(self) -> None:
         """Send what waits, every `SEND_EVERY`."""
-        while True:
-            await anyio.sleep(SEND_EVERY)
-            await self.once()
+        await every(SEND_EVERY, self.flush)
 
-    async def once(self) -> None:
+    async def flush(self) -> None:
         """Send all that waits. What can't be sent now waits on."""
         await self._outbox.flush()
 
     async def _send(self, events: list[Event]) -> None:
-        pool, version = self._surroundings.pool, self._surroundings.server_version
+        pool, version = self._pool_view.pool, self._pool_view.server_version
         documents = [to_json(event, worker=self._worker, pool=pool, server_version=version) for event in events]
         try:
             await self._api.write_events(documents)
         except PrefectRejected as error:
             log.warning("%d events were dropped, since the Prefect API refuses them: %s", len(events), error)
+
+
+def _about(run: Run) -> About:
+    placement, task = run.placement, run.task
+    container = task.container(placement.container) if task is not None and placement is not None else None
+    return About(
+        run=run.claim,
+        flow_name=placement.flow_name if placement is not None else None,
+        deployment_name=placement.deployment_name if placement is not None else None,
+        task=task,
+        exit_code=container.exit_code if container is not None else None,
+        identifier=str(run.name) if run.name is not None else "",
+    )

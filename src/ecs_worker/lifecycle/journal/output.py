@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ecs_worker.lifecycle.journal.tail import MOST_DELAY, Reader, Tail
+from ecs_worker.lifecycle.loops import every
 from ecs_worker.model import Output, Phase
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     from ecs_worker.aws.session import Aws
     from ecs_worker.lifecycle.journal.run_logs import RunLogs
     from ecs_worker.lifecycle.journal.tail import Pace
-    from ecs_worker.lifecycle.run.ledger import Held, Ledger
-    from ecs_worker.model import ClaimedRun, LogStream, Placement, TaskFacts
+    from ecs_worker.lifecycle.run.ledger import Ledger
+    from ecs_worker.lifecycle.run.run import Launched, Run
+    from ecs_worker.model import ClaimedRun, LogStream, Placement
 
 output = logging.getLogger("ecs_worker.output")
 """The containers' own lines. They are not the worker's words, so they have a logger of their own."""
@@ -49,23 +51,14 @@ class Shown:
     output: Output
 
 
-@dataclass(frozen=True, slots=True)
-class Launched:
-    """A run with its task, and where that is."""
-
-    run: ClaimedRun
-    task: TaskFacts
-    placement: Placement
-
-
 class ContainerOutput:
     """Follows the streams of all runs that ask for their output, and shows the last lines of those that never ran."""
 
-    def __init__(self, aws: Aws, feed: RunLogs, ledger: Ledger, pace: Pace | None = None) -> None:
-        self._feed = feed
+    def __init__(self, aws: Aws, run_logs: RunLogs, ledger: Ledger, pace: Pace | None = None) -> None:
+        self._run_logs = run_logs
         self._ledger = ledger
         self._reader = Reader(aws, pace)
-        self._followed: dict[tuple[str, str], tuple[Held, Tail]] = {}  # by task and container, while the run is held
+        self._followed: dict[tuple[str, str], tuple[Run, Tail]] = {}  # by task and container, while the run is held
 
     def __len__(self) -> int:
         return len(self._reader)
@@ -74,59 +67,57 @@ class ContainerOutput:
         """Read for ever."""
         async with anyio.create_task_group() as loops:
             loops.start_soon(self._reader.run)
-            while True:
-                await anyio.sleep(LET_GO_EVERY)
-                self._let_go()
+            await every(LET_GO_EVERY, self._let_go)
 
-    def follow(self, held: Held) -> None:
+    def follow(self, run: Run) -> None:
         """Begin to read once the task has started, and know when it has stopped."""
-        launched = _launched(held)
+        launched = run.launched
         if launched is None or launched.placement.output is Output.NOWHERE or launched.task.started_at is None:
             return
         to, task = launched.placement.output, launched.task
         for stream in _streams(launched.placement):
             key = (task.arn, stream.container)
             if key not in self._followed:
-                tail = self._tail(launched, stream, to)
-                if held.adopted:
-                    self._resume(tail, held.run, stream, to)
-                self._followed[key] = (held, tail)
+                tail = self._tail(run.claim, launched, stream, to)
+                if run.adopted:
+                    self._resume(tail, run.claim, stream, to)
+                self._followed[key] = (run, tail)
                 self._reader.add(tail)
             if task.stopped:
                 self._followed[key][1].end()
 
-    def _let_go(self) -> None:
+    async def _let_go(self) -> None:
         """End the reading of tasks that have stopped, and of those that are not this worker's any more."""
-        for key, (held, tail) in tuple(self._followed.items()):
-            launched = _launched(held)
-            if held.phase is Phase.STOPPED:
+        for key, (run, tail) in tuple(self._followed.items()):
+            launched = run.launched
+            if run.phase is Phase.STOPPED:
                 tail.end()
-            if self._ledger.get(held.run.run_id) is not held or launched is None or launched.task.arn != key[0]:
+            if self._ledger.get(run.id) is not run or launched is None or launched.task.arn != key[0]:
                 tail.end()
                 del self._followed[key]
 
-    def show_last(self, held: Held) -> None:
+    def show_last(self, run: Run) -> None:
         """Put the containers' last lines into the run's logs: the run ended before it could log by itself.
 
         They may come after the run's state is written, as soon as CloudWatch shows them. Does nothing when no
         container began to run, or when all lines go there anyway.
         """
-        launched = _launched(held)
+        launched = run.launched
         if launched is None or launched.placement.output in {Output.PREFECT, Output.BOTH}:
             return
         for stream in _streams(launched.placement):
             own = launched.task.container(stream.container)
             if launched.task.started_at is None and (own is None or own.exit_code is None):
                 continue
-            tail = self._tail(launched, stream, Output.PREFECT)
+            tail = self._tail(run.claim, launched, stream, Output.PREFECT)
             tail.last = LAST_LINES
             tail.end()
             self._reader.add(tail)
 
-    def _tail(self, launched: Launched, stream: LogStream, to: Output) -> Tail:
+    def _tail(self, claim: ClaimedRun, launched: Launched, stream: LogStream, to: Output) -> Tail:
         task, target = launched.task, launched.placement.target
         name = stream.name(task.task_id)
-        shown = Shown(launched.run, stream.container, f"log stream {name} of group {stream.group}", to)
+        shown = Shown(claim, stream.container, f"log stream {name} of group {stream.group}", to)
         return Tail(
             target=replace(target, region=stream.region or target.region),
             group=stream.group,
@@ -146,7 +137,7 @@ class ContainerOutput:
 
     async def _find_place(self, run: ClaimedRun, container: str, tail: Tail) -> None:
         """Read the newest of the container's lines that are in the run's logs. Raises PrefectError."""
-        lines, complete = await self._feed.newest(run.run_id, container, MOST_DELAY / 1000)
+        lines, complete = await self._run_logs.newest(run.run_id, container, MOST_DELAY / 1000)
         if lines:
             newest, oldest = lines[-1][0], lines[0][0]
             tail.close(newest - MOST_DELAY if complete else max(newest - MOST_DELAY, oldest + 1))
@@ -160,15 +151,9 @@ class ContainerOutput:
                 output.handle(_record(shown, line))
         if shown.output in {Output.PREFECT, Output.BOTH}:
             for line in lines:
-                self._feed.add_output(
+                self._run_logs.add_output(
                     shown.run.run_id, shown.container, line.message, _time(line.timestamp), shown.where
                 )
-
-
-def _launched(held: Held) -> Launched | None:
-    if held.task is None or held.placement is None:
-        return None
-    return Launched(held.run, held.task, held.placement)
 
 
 def _streams(placement: Placement) -> tuple[LogStream, ...]:

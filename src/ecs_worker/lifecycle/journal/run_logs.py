@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import anyio
-
 from ecs_worker.lifecycle.journal.outbox import Outbox
+from ecs_worker.lifecycle.loops import every
 from ecs_worker.prefect_api.schemas import LogEntry
 
 if TYPE_CHECKING:
@@ -108,11 +107,9 @@ class RunLogs:
 
     async def run(self) -> None:
         """Send what waits, every `SEND_EVERY`."""
-        while True:
-            await anyio.sleep(SEND_EVERY)
-            await self.once()
+        await every(SEND_EVERY, self.flush)
 
-    async def once(self) -> None:
+    async def flush(self) -> None:
         """Send all that waits. What can't be sent now waits on."""
         await self._outbox.flush()
 

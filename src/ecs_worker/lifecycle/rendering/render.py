@@ -109,7 +109,7 @@ class Render:
         if warning := ignored_warning(configuration):
             log.warning("%s: %s", run.name, warning)
         return LaunchRequest(
-            placement=replace(_placement(job), flow_name=flow.name, deployment_name=deployment and deployment.name),
+            placement=replace(_placement(job), flow_name=flow.name, deployment_name=context.deployment_name),
             definition=configuration.reused_definition or job.definition,
             run_task=job.run_task,
             deregister=not configuration.reused_definition and configuration.auto_deregister_task_definition,

@@ -132,15 +132,19 @@ def of_ended(snapshot: RunSnapshot | None, run: Run, grace: float) -> Forget | W
     state = snapshot.state_type
     if state.final or (state in ELSEWHERE and not snapshot.in_process):
         return Wait() if _lacks_its_task(snapshot, run) else Forget()
-    if not of_claim(snapshot.claim_id, run.claim.claim_id):
-        return Forget()
-    if snapshot.identifier and not run.is_named(snapshot.identifier):
+    if not _is_of(snapshot, run):
         return Forget()
     if state is StateType.CANCELLING:
         return Cancel()
     if run.in_phase_for < grace_of(run, grace):
         return Wait()
     return StartAgain(why(run)) if _may_start_again(state, run) else Crash(why(run))
+
+
+def _is_of(snapshot: RunSnapshot, run: Run) -> bool:
+    """Whether the run still belongs to this claim and this task."""
+    named = not snapshot.identifier or run.is_named(snapshot.identifier)
+    return named and of_claim(snapshot.claim_id, run.claim.claim_id)
 
 
 def grace_of(run: Run, grace: float) -> float:
@@ -200,8 +204,6 @@ class Unknown:
     """ECS could not be asked whether there is a task."""
 
 
-
-
 def of_unlaunched(
     obstacle: Exception, run: Run, found: TaskFacts | Unknown | None
 ) -> Drop | Watch | Stop | Crash | Release:
@@ -213,7 +215,7 @@ def of_unlaunched(
     if found is not None:
         return Watch(found)
     if isinstance(obstacle, NotWanted) and run.unanswered:
-        return Drop()  # ECS may show the task a little later: `adopt` asks once more before it ends or launches anything
+        return Drop()  # ECS may show the task a little later: `adopt` asks once more
     # PrefectNotFound: what the job is made of was deleted, or the run itself.
     if run.cancelled or isinstance(obstacle, LaunchFailed | UserError | PrefectNotFound):
         return Crash(str(obstacle))

@@ -30,9 +30,7 @@ class Ledger:
     `clock` is the time by which all parts of the lifecycle judge, in seconds.
     """
 
-    def __init__(
-        self, *, limit: int | None, max_launching: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, *, limit: int | None, max_launching: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self._limit = limit
         self._max_launching = max_launching

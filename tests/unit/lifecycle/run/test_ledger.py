@@ -1,27 +1,32 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import anyio
 import pytest
 
-from ecs_worker.lifecycle.run.ledger import Held, Ledger
-from ecs_worker.model import Phase
-from support.builders import claimed_run
+from ecs_worker.lifecycle.run.ledger import Ledger
+from ecs_worker.model import Phase, TaskFacts
+from support.builders import launch_request, run_in, task_arn
+
+if TYPE_CHECKING:
+    from ecs_worker.lifecycle.run.run import Run
 
 
-def held(phase: Phase = Phase.CLAIMED) -> Held:
-    run = claimed_run()
-    return Held(run, phase)
+def launch(run: Run) -> None:
+    run.rendered(launch_request())
+    run.launched_as(TaskFacts(task_arn()))
 
 
 def test_the_limit_counts_a_task_until_it_has_stopped() -> None:
     ledger = Ledger(limit=2, max_launching=10)
-    first, second = held(), held(Phase.RUNNING)
+    first, second = run_in(Phase.CLAIMED), run_in(Phase.RUNNING)
     ledger.take(first)
     ledger.take(second)
     assert ledger.free == 0
-    first.enter(Phase.STARTING)
+    launch(first)
     assert ledger.free == 0
-    second.enter(Phase.STOPPED)  # its end is still to be told, but it occupies nothing
+    second.gone()  # its end is still to be told, but it occupies nothing
     assert ledger.free == 1
     ledger.drop(second)
     assert ledger.free == 1
@@ -31,35 +36,36 @@ def test_the_limit_counts_a_task_until_it_has_stopped() -> None:
 
 def test_launching_runs_are_bounded_apart_from_the_limit() -> None:
     ledger = Ledger(limit=None, max_launching=2)
-    first, second = held(), held(Phase.LAUNCHING)
+    first, second = run_in(Phase.CLAIMED), run_in(Phase.LAUNCHING)
     ledger.take(first)
     ledger.take(second)
     assert ledger.free == 0
-    second.enter(Phase.STARTING)
+    launch(second)
     assert ledger.free == 1
 
 
 def test_free_is_never_negative() -> None:
     ledger = Ledger(limit=1, max_launching=1)
     for _ in range(3):
-        ledger.take(held())  # adopted runs don't ask for a slot
+        ledger.take(run_in(Phase.CLAIMED))  # adopted runs don't ask for a slot
     assert ledger.free == 0
 
 
 def test_dropping_a_run_that_was_taken_anew_leaves_the_new_one() -> None:
     ledger = Ledger(limit=None, max_launching=5)
-    old = held()
-    new = Held(old.run)
+    old = run_in(Phase.CLAIMED)
+    new = run_in(Phase.RUNNING, claim=old.claim)
     ledger.take(old)
     ledger.take(new)
     ledger.drop(old)
-    assert ledger.get(old.run.run_id) is new
+    assert ledger.get(old.id) is new
+    assert ledger.phases == {Phase.CLAIMED: 0, Phase.RUNNING: 1}
 
 
 @pytest.mark.anyio
 async def test_waiters_are_told_when_a_slot_frees() -> None:
     ledger = Ledger(limit=1, max_launching=1)
-    only = held()
+    only = run_in(Phase.CLAIMED)
     ledger.take(only)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:

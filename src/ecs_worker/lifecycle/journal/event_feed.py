@@ -50,7 +50,13 @@ class About:
 
     def event(self, name: str) -> Event:
         """Something that the worker did for the run."""
-        return Event(name=name, run=self.run, flow_name=self.flow_name, deployment_name=self.deployment_name)
+        return Event(
+            name=name,
+            run=self.run,
+            flow_name=self.flow_name,
+            deployment_name=self.deployment_name,
+            identifier=self.identifier,
+        )
 
 
 class EventFeed:

@@ -49,7 +49,7 @@ class About:
     identifier: str  # `infrastructure_pid`
 
     def event(self, name: str) -> Event:
-        """Something that the worker did for the run."""
+        """An event about the run."""
         return Event(
             name=name,
             run=self.run,

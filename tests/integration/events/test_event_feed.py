@@ -187,6 +187,20 @@ async def test_an_adopted_task_tells_only_what_is_new() -> None:
         assert executed["follows"] is None
 
 
+async def test_an_end_follows_the_launch_of_its_own_task() -> None:
+    async with sending() as (announce, server):
+        run = held()
+        for task in (PROVISIONING, replace(PROVISIONING, arn=f"{ARN[:-1]}0")):
+            run.task = task
+            announce.launched(run)
+            goes_on(announce, run, replace(STOPPED, arn=task.arn))
+        await announce.once()
+        (events,) = sent(server)
+        submitted = [event["id"] for event in events if event["event"] == "prefect.worker.submitted-flow-run"]
+        executed = [event["follows"] for event in events if event["event"] == "prefect.worker.executed-flow-run"]
+        assert executed == submitted
+
+
 async def test_a_run_with_very_many_tags_is_not_refused(prefect3: PrefectServer) -> None:
     async with (
         ChaosProxy(prefect3.url.removesuffix("/api")) as proxy,

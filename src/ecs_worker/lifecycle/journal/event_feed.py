@@ -47,8 +47,14 @@ class About:
     identifier: str  # `infrastructure_pid`
 
     def event(self, name: str) -> Event:
-        """Something that the worker did for the run."""
-        return Event(name=name, run=self.run, flow_name=self.flow_name, deployment_name=self.deployment_name)
+        """An event about the run."""
+        return Event(
+            name=name,
+            run=self.run,
+            flow_name=self.flow_name,
+            deployment_name=self.deployment_name,
+            identifier=self.identifier,
+        )
 
 
 class EventFeed:

@@ -244,7 +244,7 @@ class PrefectClient:
             return None
 
     async def read_block_document(self, block_id: UUID | str, *, secrets: bool = True) -> dict[str, Any]:
-        """A block's data, with its secrets unless `secrets` is False (then ********): keep it out of logs and errors."""
+        """A block's data: keep it out of logs and errors. Its secrets are ******** if `secrets` is False."""
         path = f"/block_documents/{_part(str(block_id))}?include_secrets={str(secrets).lower()}"
         return await self.transport.get(path, _data)
 

@@ -1,4 +1,4 @@
-"""A flow whose container dies without a word, as when the kernel kills it for want of memory."""
+"""A flow whose container dies without reporting, as when the kernel kills it because memory runs out."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from prefect import flow
 
 @flow
 def crashing_flow(seconds: float = 1.0) -> None:
-    """Work for a while, then be killed together with the process that would have reported it."""
+    """Work for a while, then kill this process, and the one that would have reported its end."""
     print("Reading far too large a file …", flush=True)
     time.sleep(seconds)
     for process in (os.getppid(), os.getpid()):

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The worker as an ECS service: one task, replaced when it ends. Fill in your own cluster and subnets first.
+# The worker as an ECS service: one task, which ECS replaces when it ends. Fill in your own cluster and subnets first.
 set -eu
 cd "$(dirname "$0")"
 aws ecs register-task-definition --cli-input-json file://task-definition.json

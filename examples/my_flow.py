@@ -8,7 +8,7 @@ from prefect import flow, get_run_logger, task
 
 @task
 def count_words(text: str) -> int:
-    """Something worth a task."""
+    """A piece of work for a task of its own."""
     return len(text.split())
 
 

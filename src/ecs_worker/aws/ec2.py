@@ -1,4 +1,4 @@
-"""Amazon EC2: the network that a Fargate task gets when the user names none."""
+"""Amazon EC2: the network for tasks whose job names none."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Ec2(Service):
                 return ids
 
     async def interface(self, mac_address: str) -> Interface | None:
-        """The network interface of that MAC address, if this account has it in this Region."""
+        """The network interface with that MAC address, if this account has it in this Region."""
         answer = await self._call(
             "DescribeNetworkInterfaces", Filters=[{"Name": "mac-address", "Values": [mac_address]}]
         )

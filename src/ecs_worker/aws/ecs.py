@@ -11,7 +11,8 @@ from botocore.utils import parse_timestamp
 from ecs_worker.aws.service import Service, read_plainly
 from ecs_worker.errors import AwsError
 from ecs_worker.model import AwsFailure, ContainerFacts, TaskFacts
-from ecs_worker.verdicts.classify import NO_CLUSTER, Kind, classify
+from ecs_worker.verdicts.classify import Kind, classify
+from ecs_worker.verdicts.codes import INVALID_PARAMETER, NO_CLUSTER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,19 +37,18 @@ _ANSWER_ONLY = frozenset(
 
 
 _MISSING = "MISSING"  # the failure of a task that ECS doesn't know
-_UNUSABLE = "InvalidParameterException"
 
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A task definition. `request` is shaped like RegisterTaskDefinition's, with the defaults ECS has added."""
+    """A task definition. `request` is like RegisterTaskDefinition's, with the defaults that ECS has added."""
 
     arn: str
     family: str
     revision: int
     status: str  # ACTIVE, INACTIVE or DELETE_IN_PROGRESS
     request: Mapping[str, Any]
-    compatibilities: Sequence[str]  # the launch types that it fits, as ECS found
+    compatibilities: Sequence[str]  # the launch types that it fits, as ECS judged
     tags: Mapping[str, str]
 
 
@@ -64,29 +64,31 @@ class Ecs(Service):
     async def run_task(self, request: Mapping[str, Any]) -> tuple[list[TaskFacts], list[AwsFailure]]:
         """Launch tasks. `request` is RunTask's own; with a clientToken, asking again is safe.
 
-        It doesn't wait for its `turn`: the caller does, since that may be broken off, and this may not.
+        It doesn't wait for its `turn`. The caller does that before: the wait may be cancelled, this call must not be.
         """
         return _tasks_and_failures("RunTask", await self._ask("RunTask", **request))
 
     async def describe_tasks(self, cluster: str, arns: Sequence[str]) -> tuple[list[TaskFacts], list[AwsFailure]]:
-        """What ECS knows of at most 100 tasks of one cluster. Tasks it doesn't know (yet, or any more): failures."""
+        """At most 100 tasks of one cluster. Tasks that ECS doesn't know (yet, or any more) are among the failures."""
         answer = await self._call("DescribeTasks", cluster=cluster, tasks=list(arns))
         return _tasks_and_failures("DescribeTasks", answer)
 
     async def look_up(self, cluster: str, arns: Sequence[str]) -> tuple[list[TaskFacts], list[str]]:
-        """Likewise: the tasks that ECS knows, and the ARNs of those that it doesn't, be it for want of the cluster."""
+        """The tasks that ECS knows, and the ARNs of the others; all of them if the cluster is missing."""
         try:
             tasks, failures = await self.describe_tasks(cluster, arns)
         except AwsError as error:
             if error.code == NO_CLUSTER:  # only a cluster without tasks can be deleted
                 return [], list(arns)
-            if error.code != _UNUSABLE or classify(error).kind is not Kind.PERMANENT:  # a throttle in disguise, say
+            if (
+                error.code != INVALID_PARAMETER or classify(error).kind is not Kind.PERMANENT
+            ):  # it may be a throttle, too
                 raise
         else:
             return tasks, [failure.arn for failure in failures if failure.reason == _MISSING]
         if len(arns) == 1:
             return [], list(arns)
-        # ECS refuses the whole call for one ARN that it can't use: halving finds that one.
+        # ECS refuses the whole call because of one ARN that it can't use: halving finds that ARN.
         middle = len(arns) // 2
         tasks, missing = await self.look_up(cluster, arns[:middle])
         others, also_missing = await self.look_up(cluster, arns[middle:])
@@ -118,7 +120,7 @@ class Ecs(Service):
                 return arns
 
     async def stop_task(self, cluster: str, arn: str, reason: str) -> TaskFacts:
-        """Ask the task to stop; `reason` appears as its stoppedReason. Stopping a stopped task is no error."""
+        """Ask ECS to stop the task; `reason` becomes its stoppedReason. Stopping a stopped task is no error."""
         answer = await self._call("StopTask", cluster=cluster, task=arn, reason=reason)
         return task_facts(_present("StopTask", answer, "task"))
 
@@ -129,7 +131,7 @@ class Ecs(Service):
         return str(_present("RegisterTaskDefinition", answer, "taskDefinition")["taskDefinitionArn"])
 
     async def deregister(self, arn: str) -> None:
-        """Make a revision INACTIVE; tasks that run it go on."""
+        """Make a revision INACTIVE. Its running tasks go on."""
         await self._call("DeregisterTaskDefinition", taskDefinition=arn)
 
     async def describe_definition(self, ref: str) -> Definition:
@@ -164,14 +166,14 @@ def _tasks_and_failures(operation: str, answer: Mapping[str, Any]) -> tuple[list
 
 
 def _present(operation: str, answer: Mapping[str, Any], key: str) -> Any:
-    """What AWS always answers. botocore makes an empty answer of, say, a proxy's page: that is no answer."""
+    """A member that every answer of AWS has. Of a proxy's page botocore makes an empty answer: that is an error."""
     if key not in answer:
         raise AwsError(operation, "NoUsableAnswer", f"The answer has no `{key}`: it can't have come from AWS.")
     return answer[key]
 
 
 def task_facts(task: Mapping[str, Any]) -> TaskFacts:
-    """A task of RunTask's, DescribeTasks's or StopTask's answer, or the detail of a task state change event."""
+    """A task from an answer to RunTask, DescribeTasks or StopTask, or from the detail of a task state change event."""
     get = task.get
     return TaskFacts(
         arn=task["taskArn"],
@@ -200,7 +202,7 @@ def _container_facts(container: Mapping[str, Any]) -> ContainerFacts:
 
 
 def _utc(value: float | str | datetime | None) -> datetime | None:
-    """ECS's own JSON has numbers, botocore makes them local times, events have texts."""
+    """ECS's JSON has numbers, from which botocore makes local times; events have texts."""
     match value:
         case None:
             return None

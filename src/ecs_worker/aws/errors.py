@@ -1,4 +1,4 @@
-"""The edge: whatever botocore, aiobotocore and aiohttp raise becomes an error of ours."""
+"""Translates what botocore, aiobotocore and aiohttp raise into errors of ours."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ecs_worker.errors import AwsError, UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# What only the user can mend. Credentials that can't be fetched *now* (those of container and instance roles) are not
-# among it: their endpoint may answer the next time.
+# Errors that only the user can correct. Credentials of container and instance roles that can't be fetched now are not
+# among them: their endpoint may answer the next time.
 _MISTAKES: tuple[tuple[type[Exception], str], ...] = (
     (
         boto.NoCredentialsError,
@@ -30,25 +30,25 @@ _MISTAKES: tuple[tuple[type[Exception], str], ...] = (
         boto.NoRegionError,
         "There is no AWS Region: set AWS_REGION (or AWS_DEFAULT_REGION), or a region in the AWS profile.",
     ),
-    # botocore's own words, and the remedy
+    # From here on botocore's own words come first.
     (boto.InvalidRegionError, "{} Set AWS_REGION (or the region of the aws-credentials block) to a Region's name."),
     (boto.ProfileNotFound, "{} Set AWS_PROFILE (or the block's profile) to a profile of the AWS config file."),
-    (boto.ConfigParseError, "{} Mend the AWS config file."),
-    (boto.ConfigNotFound, "{} Mend AWS_CONFIG_FILE."),
-    (boto.InvalidConfigError, "{} Mend the AWS profile."),
-    (boto.UnknownCredentialError, "{} Mend credential_source in the AWS profile."),
+    (boto.ConfigParseError, "{} Correct the AWS config file."),
+    (boto.ConfigNotFound, "{} Correct AWS_CONFIG_FILE."),
+    (boto.InvalidConfigError, "{} Correct the AWS profile."),
+    (boto.UnknownCredentialError, "{} Correct credential_source in the AWS profile."),
     (boto.SSOError, "{} Log in again with `aws sso login`."),
     (boto.TokenRetrievalError, "{} Log in again with `aws sso login`."),
     (boto.RefreshWithMFAUnsupportedError, "{} A worker can't ask for MFA codes: use a role without MFA."),
     (boto.MissingDependencyException, "{} Install what the AWS profile's kind of login needs."),
     (boto.InvalidRetryConfigurationError, "{} Set AWS_RETRY_MODE to standard, adaptive or legacy."),
-    (boto.InvalidEndpointConfigurationError, "{} Mend AWS_ENDPOINT_URL."),
-    (boto.InvalidProxiesConfigError, "{} Mend the proxy settings."),
+    (boto.InvalidEndpointConfigurationError, "{} Correct AWS_ENDPOINT_URL."),
+    (boto.InvalidProxiesConfigError, "{} Correct the proxy settings."),
 )
 
-# A refused signature is explained with the whole canonical request, session token included.
+# When AWS refuses a signature, its message repeats the whole request, with the session token.
 _CANONICAL = re.compile(r"\s*The (Canonical String|String-to-Sign) .*", re.DOTALL)
-# A parameter of the wrong type is quoted with its value, which may be an environment variable's.
+# botocore's message about a parameter of the wrong type quotes the value, which may be that of an environment variable.
 _VALUE = re.compile(r"value: .*?, (?=type: |valid )", re.DOTALL)
 
 
@@ -56,7 +56,7 @@ _VALUE = re.compile(r"value: .*?, (?=type: |valid )", re.DOTALL)
 def translated(operation: str) -> Iterator[None]:
     """Turn what an AWS call raises into AwsError or, where only the user can help, UserError.
 
-    Texts hold no credentials and no request values.
+    The messages contain no credentials and no values of the request.
     """
     try:
         yield
@@ -78,7 +78,7 @@ def _answered(error: Any) -> AwsError:
     message = str(told.get("Message", ""))
     metadata: Mapping[str, Any] = response.get("ResponseMetadata", {})
     return AwsError(
-        # A refresh of credentials happens inside other calls: name the call that failed, not the one asked for.
+        # Credentials are refreshed inside other calls: name the call that failed, not the one that was made.
         str(error.operation_name),
         str(told.get("Code", "Unknown")),
         _CANONICAL.sub("", message),

@@ -17,41 +17,41 @@ if TYPE_CHECKING:
 
 # What a part of a limit saves up: this many seconds' worth of calls.
 _PART_BURST_SECONDS = 2.0
-# A little room for others that use the same account, and for clocks that differ.
+# The rest is for others that use the same account, and for clocks that differ.
 DEFAULT_SHARE = 0.95
-# AWS refills for everybody in the account; after a throttle we come back to our share over this time.
+# AWS's own bucket refills slowly, and for everybody in the account: after a throttle our rate recovers in this time.
 RECOVERY_SECONDS = 60.0
-# Calls that were under way together are throttled together: that is one sign, not many.
-_ONE_SIGN_SECONDS = 1.0
+# Calls that are under way together are throttled together: throttles within this time count once.
+_SAME_THROTTLE_SECONDS = 1.0
 _LEAST_FACTOR = 1 / 32
 _ROUNDING = 1e-9  # tokens; sums of floats fall short of 1 by less
 
 
 class Clock(Protocol):
-    """Time, so that tests need not wait for it."""
+    """Where the time comes from: tests have a clock that they move themselves."""
 
     def now(self) -> float:
-        """Seconds on a clock that never goes back."""
+        """Seconds, on a clock that never goes back."""
 
     async def sleep(self, seconds: float) -> None:
-        """Let that much of the same clock pass."""
+        """Return when that much time has passed on this clock."""
 
 
 class SystemClock:
-    """The machine's own time."""
+    """The machine's own clock."""
 
     def now(self) -> float:
-        """Seconds since some start."""
+        """Seconds since an arbitrary start."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait, with everybody else going on."""
+        """Wait, while everybody else goes on."""
         await anyio.sleep(seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A published limit: `burst` calls at once, `per_second` for ever."""
+    """A limit: `burst` calls at once, and `per_second` in the long run."""
 
     burst: float
     per_second: float
@@ -64,8 +64,8 @@ DEFINITION_READ = "ecs task definition read"
 LOGS_GET = "logs GetLogEvents"
 LOGS_FILTER = "logs FilterLogEvents"
 
-# The lowest of all Regions where they differ. Fargate's own limit on launches (5 to 20 each second, by
-# Region and capacity) is not here: it only holds for some tasks, and `penalise` finds it.
+# Where Regions differ, the lowest. Fargate's own limit on launches (5 to 20 per second, by Region and capacity)
+# is left out: it only holds for some tasks, and `penalise` adapts to it.
 RATES = {
     CLUSTER_MODIFY: Rate(100, 40),
     CLUSTER_READ: Rate(100, 20),
@@ -90,7 +90,7 @@ GROUPS = {
 
 
 class Bucket:
-    """Calls per time. Whoever comes first is served first; a cancelled waiter costs nobody a token."""
+    """Calls per time. Whoever comes first is served first; a cancelled waiter takes no token."""
 
     def __init__(self, rate: Rate, clock: Clock) -> None:
         self._rate = rate
@@ -122,11 +122,11 @@ class Bucket:
         return granted
 
     def penalise(self) -> None:
-        """AWS throttled: its bucket is empty, whoever emptied it. Go on at half the rate and recover slowly."""
+        """AWS throttled, so AWS's bucket is empty, whoever emptied it. Go on at half the rate, and recover slowly."""
         now = self._clock.now()
         self._fill()
         self._tokens = min(self._tokens, 0.0)
-        if self._penalised_at is None or now - self._penalised_at >= _ONE_SIGN_SECONDS:
+        if self._penalised_at is None or now - self._penalised_at >= _SAME_THROTTLE_SECONDS:
             self._factor = max(self._factor / 2, _LEAST_FACTOR)
             self._penalised_at = now
 

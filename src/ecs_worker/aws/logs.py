@@ -26,7 +26,7 @@ class LogEvent(NamedTuple):
 class Logs(Service):
     """CloudWatch Logs in one account and Region.
 
-    A group or stream that doesn't exist (yet) is an AwsError with the code ResourceNotFoundException.
+    If a group or stream doesn't exist (yet), AwsError has the code ResourceNotFoundException.
     """
 
     name = "logs"
@@ -47,12 +47,12 @@ class Logs(Service):
         start_from_head: bool = True,
         limit: int | None = None,
     ) -> tuple[list[LogEvent], str]:
-        """One page of one stream (at most 10,000 lines or 1 MB), and the token to go on with.
+        """One page of one stream (at most 10,000 lines or 1 MB), and the token for the next page.
 
         Only lines from `start_time` (inclusive) to `end_time` (exclusive).
 
-        The stream's end is reached when the token that comes back is the one that was given; an empty page
-        alone says nothing. `start_from_head` False without a token gives the last page.
+        At the stream's end the answer has the same token as the request. An empty page alone doesn't mean the end.
+        `start_from_head` False without a token gives the last page.
         """
         answer = await self._call(
             "GetLogEvents",
@@ -79,10 +79,10 @@ class Logs(Service):
     ) -> tuple[list[LogEvent], str | None]:
         """One page of up to 100 streams of a group, and the next page's token.
 
-        Only lines from `start_time` to `end_time` (both inclusive, other than GetLogEvents' end). All the streams
+        Only lines from `start_time` to `end_time`, both inclusive (GetLogEvents excludes the end). All the streams
         must exist.
 
-        No token: there is nothing more now. A page may be empty and still have a next one.
+        No token: there is nothing more now. An empty page may still have a next one.
         """
         answer = await self._call(
             "FilterLogEvents",

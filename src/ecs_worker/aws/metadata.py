@@ -22,7 +22,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=5)  # seconds; it is on the same machine
 async def own_mac_address(environ: Mapping[str, str]) -> str:
     """The MAC address of this container's task's network interface.
 
-    Raises UserError if this is no ECS task or it shares its host's network, AwsError if the endpoint doesn't answer.
+    Raises UserError if this is not an ECS task or shares its host's network, AwsError if the endpoint doesn't answer.
     """
     url = environ.get(VARIABLE)
     if not url:
@@ -51,5 +51,5 @@ async def _container(url: str) -> dict[str, Any]:
     except (TimeoutError, aiohttp.ClientError, ValueError) as error:
         raise AwsError(operation, type(error).__name__, str(error) or "No usable answer came.") from None
     if not isinstance(answer, dict):
-        raise AwsError(operation, "NoUsableAnswer", "The answer is no JSON object.")
+        raise AwsError(operation, "NoUsableAnswer", "The answer is not a JSON object.")
     return answer

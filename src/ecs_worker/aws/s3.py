@@ -1,4 +1,4 @@
-"""Amazon S3: documents that jobs name."""
+"""Amazon S3: files that jobs name."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class S3Object:
 
 
 class S3(Service):
-    """S3, in the Region where it is asked first; it redirects to a bucket's own."""
+    """S3. Requests go to the account's Region first; S3 then redirects them to the bucket's own."""
 
     name = "s3"
 
     async def read(self, bucket: str, key: str, *, most: int, etag: str | None = None) -> S3Object | None:
-        """The object, at most its first `most` bytes; None: it is still the one with `etag`."""
+        """The object, with at most its first `most` bytes. None: it still has that `etag`."""
         try:
             answer = await self._call("GetObject", Bucket=bucket, Key=key, IfNoneMatch=etag)
         except AwsError as error:

@@ -1,4 +1,4 @@
-"""What the services have in common: how a call is made."""
+"""How a call is made, the same for all services."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Service:
     """One AWS service in one account and Region: the only holder of its botocore client.
 
-    Every method raises AwsError when AWS did not do what was asked, and UserError when the credentials or the
-    Region can't work.
+    Every method raises AwsError if AWS did not do what was asked, and UserError if the credentials or the Region
+    can't be used.
     """
 
     name: ClassVar[str]
@@ -49,10 +49,10 @@ class Service:
 
 
 def read_plainly(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
-    """Botocore hook `before-parse`: read the answer as the JSON it is, for operations with long ones.
+    """Botocore hook `before-parse`, for operations with long answers: read the answer as plain JSON.
 
-    Walking a hundred tasks or ten thousand lines by the service's model takes several times as long, and changes
-    nothing but times, which then are numbers.
+    botocore goes through a hundred tasks or ten thousand lines by the service's model, which takes several times as
+    long. The only difference is that times are numbers here.
     """
     if response_dict["status_code"] == HTTPStatus.OK:
         try:

@@ -1,7 +1,7 @@
 """One AWS session for the worker's whole life, and one client per service and target.
 
-A client costs tens of milliseconds and megabytes to make and keeps its connections, so each is made once, on
-first use, and closed with the session.
+Making a client takes tens of milliseconds and megabytes of memory, and it keeps its connections. So each is made
+once, on first use, and closed with the session.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _LONG_POLL_TIMEOUT = LONG_POLL + 10
 # Per client. More calls at once wait in the pool without a bound, so it is wider than what we start at once.
 _CONNECTIONS = 100
 
-# What is read later, or from the AWS config file, botocore holds to its own rules.
+# Checked here, so that a wrong one stops the worker at its start; of others botocore complains on first use.
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_ECS")
 _OWN = AwsTarget()
 _S = TypeVar("_S", bound=Service)
@@ -90,9 +90,9 @@ class Aws:
         await self._stack.__aexit__(kind, error, trace)
 
     async def check(self) -> None:
-        """Raise UserError unless the worker's own chain gives credentials, a Region and, if one is set, an endpoint.
+        """Raise UserError unless there are credentials and a Region for the worker itself, and usable endpoint URLs.
 
-        Calls AWS only where the chain itself does (roles of profiles, containers and instances).
+        It calls AWS only where the credentials are those of a role (of a profile, a container or an instance).
         """
         for name in _ENDPOINTS:
             url = os.environ.get(name)
@@ -108,10 +108,10 @@ class Aws:
                 if await session.get_credentials() is None:
                     raise NoCredentialsError
         except AwsError as error:
-            raise UserError(f"AWS credentials can't be had: {error.message}") from error
+            raise UserError(f"The AWS credentials can't be fetched: {error.message}") from error
 
     def region(self, target: AwsTarget = _OWN) -> str | None:
-        """The Region that calls to `target` go to; None: none is configured."""
+        """The Region that calls to `target` go to. None: no Region is configured."""
         with translated("region"):
             configured: str | None = self._session(target.credentials).region_name
         return target.region or configured
@@ -141,11 +141,13 @@ class Aws:
         return self._limits.part(operation, share)
 
     async def _service(self, kind: type[_S], target: AwsTarget) -> _S:
-        # With its Region spelt out, so that both ways to say "here" share clients and limits.
+        # With its Region written out: no Region and the worker's own Region then share clients and limits.
         target = replace(target, region=self.region(target))
         key = (kind.name, target)
         if key not in self._services:
-            async with self._making.setdefault(key, anyio.Lock()):  # two first users, one client
+            async with self._making.setdefault(
+                key, anyio.Lock()
+            ):  # one client, even for two first users at the same time
                 if key not in self._services:
                     with translated(f"{kind.name} client"):
                         self._services[key] = kind(await self._client(kind.name, target), target, self._limits)
@@ -160,7 +162,7 @@ class Aws:
             parameters = _client_parameters(name, target.credentials)
             made = session.client(name, region_name=target.region, **parameters)
             client = await self._stack.enter_async_context(made)
-        except (TypeError, ValueError) as error:  # what botocore raises for unknown options and bad URLs
+        except (TypeError, ValueError) as error:  # from botocore, for unknown options and bad URLs
             if isinstance(error, BotoCoreError):
                 raise
             raise UserError(
@@ -183,7 +185,7 @@ class _LeanModels(JSONFileLoader):  # type: ignore[misc] # botocore has no types
     """Service models without their documentation: EC2's alone would take 13 MB instead of 7."""
 
     def load_file(self, file_path: str) -> Any:
-        """The parsed file, whose path lacks the ending; None if there is none."""
+        """The parsed file, or None if there is none. `file_path` has no ending."""
         for ending, open_file in ((".json", open), (".json.gz", gzip.open)):
             with suppress(FileNotFoundError), open_file(file_path + ending, "rb") as file:
                 return json.loads(file.read().decode(), object_pairs_hook=_without_documentation)
@@ -191,12 +193,12 @@ class _LeanModels(JSONFileLoader):  # type: ignore[misc] # botocore has no types
 
 
 def _without_documentation(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    # Some places must have one, so it stays, without its text.
+    # Some models must have the member, so it stays, but empty.
     return {name: "" if name == "documentation" and isinstance(value, str) else value for name, value in pairs}
 
 
 def _slow_down(limits: Limits, target: AwsTarget, event_name: str, parsed_response: Any, **_: object) -> None:
-    """Botocore hook, called for every answer, those that botocore retries by itself included."""
+    """Botocore hook, called for every answer, even for those after which botocore tries again by itself."""
     error = (parsed_response or {}).get("Error")
     if error and is_throttle(str(error.get("Code", "")), str(error.get("Message", ""))):
         bucket = limits.bucket(target.key, event_name.rpartition(".")[2])
@@ -217,7 +219,7 @@ def _new_session(credentials: AwsCredentials | None, models: Any) -> AioSession:
 def _plain_session(credentials: AwsCredentials | None, models: Any) -> AioSession:
     session = AioSession(profile=credentials.profile_name if credentials else None)
     session.register_component("data_loader", models)
-    # botocore reads AWS_DEFAULT_REGION and the profile only; ECS and Lambda set AWS_REGION.
+    # botocore only reads AWS_DEFAULT_REGION and the profile, but ECS and Lambda set AWS_REGION.
     if not session.get_config_variable("region") and (region := os.environ.get("AWS_REGION")):
         session.set_config_variable("region", region)
     session.set_default_client_config(_config(session))
@@ -242,7 +244,7 @@ def _config(session: AioSession) -> AioConfig:
 
 
 class _AssumedRole(CredentialProvider):  # type: ignore[misc] # botocore has no types
-    """A block's role, assumed on first use and again before each expiry."""
+    """A block's role, assumed on first use and again before its credentials expire."""
 
     METHOD = "aws-credentials-block"
 
@@ -250,7 +252,7 @@ class _AssumedRole(CredentialProvider):  # type: ignore[misc] # botocore has no 
         super().__init__()
         self._source = source
         self._arn = arn
-        # The session name is what CloudTrail shows; prefect-aws names its sessions like this.
+        # CloudTrail shows the session name. prefect-aws names its sessions like this.
         self._kwargs = {"RoleSessionName": f"prefect-session-{uuid.uuid4().hex[:8]}", **kwargs}
 
     async def load(self) -> AioDeferredRefreshableCredentials:
@@ -268,7 +270,7 @@ class _AssumedRole(CredentialProvider):  # type: ignore[misc] # botocore has no 
         return AioDeferredRefreshableCredentials(refresh_using=fetcher.fetch_credentials, method=self.METHOD)
 
     def _mfa_code(self, _prompt: str) -> str:
-        """Instead of botocore's own prompt, which would wait at a terminal that nobody watches."""
+        """In place of botocore's own prompt, which would wait at a terminal that nobody watches."""
         code = self._kwargs.get("TokenCode")
         if not code:
             raise RefreshWithMFAUnsupportedError

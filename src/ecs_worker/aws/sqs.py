@@ -18,11 +18,11 @@ LONG_POLL = 20  # seconds; the longest that ReceiveMessage waits for a first mes
 class Message:
     """One message, as it was received this time.
 
-    `receives`: how often it was received, this time included. `sent` in seconds since 1970. SQS calls both
-    approximate.
+    `receives`: how often it has been received, including this time. `sent`: seconds since 1970. Both are approximate
+    (SQS).
     """
 
-    body: str = field(repr=False)  # events tell the environment variables of tasks
+    body: str = field(repr=False)  # events contain the environment variables of tasks
     receipt: str = field(repr=False)
     receives: int = 1
     sent: float = 0.0
@@ -38,9 +38,9 @@ class Sqs(Service):
         return str((await self._call("GetQueueUrl", QueueName=name))["QueueUrl"])
 
     async def receive(self, url: str, wait: int = LONG_POLL) -> list[Message]:
-        """Up to 10 messages, as soon as there is one; after `wait` seconds none.
+        """Up to 10 messages, as soon as there is one; none after `wait` seconds.
 
-        Each is hidden from others for the queue's visibility timeout, and comes again unless it is deleted.
+        For the queue's visibility timeout nobody else receives them. Then they come again, unless they are deleted.
         """
         answer = await self._call(
             "ReceiveMessage",
@@ -52,11 +52,11 @@ class Sqs(Service):
         return [_message(raw) for raw in answer.get("Messages", ())]
 
     async def delete(self, url: str, messages: Sequence[Message]) -> None:
-        """Delete up to 10 messages. One that can't be deleted comes again, as any message may."""
+        """Delete up to 10 messages. One that can't be deleted comes again; with SQS any message may come twice."""
         await self._call("DeleteMessageBatch", QueueUrl=url, Entries=_entries(messages))
 
     async def give_back(self, url: str, messages: Sequence[Message]) -> None:
-        """Show up to 10 messages to others at once, instead of after the visibility timeout."""
+        """Let others receive up to 10 messages at once, instead of after the visibility timeout."""
         await self._call("ChangeMessageVisibilityBatch", QueueUrl=url, Entries=_entries(messages, VisibilityTimeout=0))
 
 

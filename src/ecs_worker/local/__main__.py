@@ -1,4 +1,4 @@
-"""`python -m ecs_worker.local`: how `EmbeddedAws` runs it. Prints the URL; people use `ecs-worker local`."""
+"""`python -m ecs_worker.local`: what `EmbeddedAws` starts. It prints the URL. People use `ecs-worker local`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ecs_worker.local.server import LocalSettings, serve
 
 
 def main() -> None:
-    """Serve on a free loopback port until standard input closes, or a signal comes."""
+    """Serve on a free loopback port until standard input closes or a signal comes."""
     parser = argparse.ArgumentParser(prog="python -m ecs_worker.local")
     parser.add_argument("--step-seconds", type=float, required=True)
     parser.add_argument("--retention-seconds", type=float, required=True)

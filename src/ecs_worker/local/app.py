@@ -1,29 +1,38 @@
-"""The WSGI application: moto's, behind a counter of AWS calls and the locks that moto lacks."""
+"""The embedded AWS, running: moto's WSGI application behind a counter of AWS calls and the locks that moto lacks."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
 import socket
+import tempfile
 import threading
 from collections import Counter
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
+import moto.ecs.models
+import moto.ecs.urls
 from moto.core.request import Request
 from moto.core.routing import get_service_router
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import make_server, select_address_family
 
-from ecs_worker.local.services import LOGS_LOCK
-from ecs_worker.local.tasks import STATE_LOCK
+import ecs_worker.local.cloudformation  # noqa: F401 - moto uses its classes from here on
+from ecs_worker.errors import UserError
+from ecs_worker.local.account import LOGS_LOCK
+from ecs_worker.local.ecs import EcsBackend
+from ecs_worker.local.responses import EcsResponse
+from ecs_worker.local.tasks import STATE_LOCK, Engine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 STATS_PATH = "/__ecs_worker/stats"
 RESET_PATH = "/__ecs_worker/reset"
@@ -57,7 +66,7 @@ class Calls:
                     lines.write(json.dumps(line) + "\n")
 
     def reset(self) -> None:
-        """Count from nought again."""
+        """Count from zero again."""
         with self._lock:
             self._counts.clear()
 
@@ -74,7 +83,7 @@ class Calls:
 
 
 class Application:
-    """Counts a request, takes its service's lock, and lets moto answer."""
+    """Counts each request, takes its service's locks, and lets moto answer."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -83,7 +92,7 @@ class Application:
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer one request (WSGI)."""
         if "HTTP_ORIGIN" in environ:
-            # Only browsers send it: a web page must not be able to start processes here.
+            # Only browsers send this header. A web page must not be able to start processes here.
             return _answer(start_response, {"message": "Not from a browser."}, "403 Forbidden")
         path = environ.get("PATH_INFO", "")
         if path == STATS_PATH:
@@ -108,14 +117,14 @@ def _answer(start_response: Callable[..., Any], document: Mapping[str, Any], sta
 
 
 def _service(environ: Mapping[str, Any]) -> str:
-    """The service a signed request is for, from its signature's scope; '' for others (moto's own pages)."""
+    """The service that a signed request is for, by its signature's scope; '' for others (moto's own pages)."""
     _, _, scope = environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")
     parts = scope.partition(",")[0].split("/")
     return parts[3] if len(parts) == 5 else ""  # noqa: PLR2004 - key/date/region/service/aws4_request
 
 
 def _action(service: str, environ: dict[str, Any]) -> str:
-    """The API action: of a header (JSON protocols), the form (query protocol), or the method and path (REST)."""
+    """The API action: from a header (JSON protocols), the form (query protocol), or the method and path (REST)."""
     target = environ.get("HTTP_X_AMZ_TARGET", "")
     if target:
         return str(target).rpartition(".")[2]
@@ -132,23 +141,23 @@ def _action(service: str, environ: dict[str, Any]) -> str:
 
 
 class _Handler(MotoRequestHandler):  # type: ignore[misc]  # moto has no types
-    """Keeps connections open, answers at once, and writes no line per request."""
+    """Keeps connections open, answers without delay, and logs no requests."""
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else the client's delayed acknowledgement adds 40 ms to answers
+    disable_nagle_algorithm = True  # otherwise the client's delayed acknowledgement adds 40 ms to an answer
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Say nothing."""
 
 
 class Server:
-    """The HTTP server on `port`, serving in threads of its own between `start` and `stop`.
+    """The HTTP server on `port`, which serves in threads of its own between `start` and `stop`.
 
-    Raises OSError when the address can't be bound.
+    Raises OSError if the address can't be bound.
     """
 
     def __init__(self, host: str, port: int, calls: Calls) -> None:
-        # Bound here: werkzeug would print, and exit the process, when the port is taken.
+        # Bound here: if the port is taken, werkzeug would print that and exit the process.
         family = select_address_family(host, port)
         with socket.create_server((host, port), family=family, backlog=256) as listening:
             self.port: int = listening.getsockname()[1]
@@ -162,6 +171,48 @@ class Server:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take no further connections. Open ones end with the process."""
+        """Accept no more connections. Open ones end with the process."""
         self._server.shutdown()
         self._server.server_close()
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    host: str, port: int, *, step: float, retention: float, calls_file: Path | None
+) -> AsyncIterator[str]:
+    """Serve the embedded AWS at the URL that it gives; then end every container.
+
+    `step` is the Engine's, `retention` the EcsBackend's, `calls_file` that of Calls. Once in a process: it changes moto
+    itself. Raises UserError if the address can't be bound.
+    """
+    try:
+        server = Server(host, port, Calls(calls_file))
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0].lower()  # socket.create_server adds the address
+        raise UserError(f"{host}:{port} can't be served: {reason}.") from None
+    url = f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
+    with tempfile.TemporaryDirectory(prefix="ecs-worker-local-", ignore_cleanup_errors=True) as directory:
+        engine = Engine(step=step, directory=Path(directory), common_environment=_container_environment(url))
+        _extend_moto(engine, retention)
+        server.start()
+        try:
+            yield url
+        finally:
+            await engine.close()
+            await asyncio.to_thread(server.stop)
+
+
+def _extend_moto(engine: Engine, retention: float) -> None:
+    """Make moto use our classes, before its first request: the backends it makes, and what answers ECS's URL."""
+    moto.ecs.models.ecs_backends.backend = partial(EcsBackend, engine=engine, retention=retention)
+    moto.ecs.urls.url_paths["{0}/$"] = EcsResponse.dispatch
+
+
+def _container_environment(url: str) -> dict[str, str]:
+    """What ECS sets in containers, and the way to this AWS instead of the real one."""
+    return {
+        "AWS_EXECUTION_ENV": "AWS_ECS_FARGATE",
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "embedded",
+        "AWS_SECRET_ACCESS_KEY": "embedded",
+    }

@@ -1,7 +1,8 @@
-"""ECS task definitions and services in CloudFormation templates, with all that they say.
+"""ECS task definitions and services in CloudFormation templates, with all their properties.
 
-moto's own lose most of it. Its CloudFormation finds a resource type's class among the direct subclasses of
-CloudFormationModel; of two for one type the later defined one counts, so these must be imported before the first stack.
+moto's own classes ignore most properties. moto looks for a resource type's class among the direct subclasses of
+CloudFormationModel, and of two classes for one type it takes the one defined later. So these must be imported before
+the first stack is made.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from moto.ecs.models import ecs_backends
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Members whose keys are the user's own, not AWS's names.
+# Members whose keys are chosen by users, not by AWS.
 _USERS_KEYS = frozenset({"Options", "DockerLabels", "DriverOpts", "Labels"})
 _ODD_NAMES = {
     "EFSVolumeConfiguration": "efsVolumeConfiguration",

@@ -1,8 +1,8 @@
-"""Containers as local processes: what one is to run, its life, and the way of its output.
+"""Containers as local processes: what one runs, how it starts and ends, and where its output goes.
 
-Differences from a real container, all of which follow from there being no image: `python` and `prefect` are those of
-the serving environment; files, memory and network are the host's; `HOME` is an empty directory of its own; a process
-without a handler for SIGTERM dies from it, which a container's first process does not.
+There is no image, so a container here differs from a real one: `python` and `prefect` are those of the serving
+environment; files, memory and network are the host's; `HOME` is an empty directory of its own; a process without a
+handler for SIGTERM dies from it, which a container's first process does not.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 DEFAULT_STOP_TIMEOUT = 30  # seconds between SIGTERM and SIGKILL (API_ContainerDefinition, stopTimeout)
 _MAX_EVENT_BYTES = 262_144 - 26  # CloudWatch's limit of an event, less its overhead; Docker's awslogs splits there
-_OUTPUT_SECONDS = 1.0  # how long output may go on after the process ended: a process that left its group holds it open
+_OUTPUT_SECONDS = 1.0  # how long output may go on after the process: one that left its group may hold the pipe open
 
 
 class CannotStart(Exception):
-    """The container's process can't be started; the text is a container runtime's."""
+    """The container's process can't be started. The text is one that a container runtime would give."""
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerPlan:
-    """What a container is to run: its definition, with the task's overrides laid over it."""
+    """What a container runs: its definition, changed by the task's overrides."""
 
     name: str
     image: str
@@ -53,7 +53,7 @@ class ContainerPlan:
 
 
 def plan(definition: Mapping[str, Any], override: Mapping[str, Any]) -> ContainerPlan:
-    """Lay a container's override over its definition. An override's command replaces the definition's."""
+    """Apply a container's override to its definition. An override's command replaces the definition's."""
     logs = definition.get("logConfiguration") or {}
     return ContainerPlan(
         name=definition["name"],
@@ -82,10 +82,10 @@ def _pairs(items: Sequence[Mapping[str, str]] | None) -> dict[str, str]:
 
 
 def process_environment(own: Mapping[str, str], home: Path) -> dict[str, str]:
-    """The whole environment of a container's process: `own` over the little that any process needs.
+    """The whole environment of a container's process: `own`, and the few variables that every process needs.
 
-    Nothing else of the serving process's environment passes, as nothing of a host's does into a container. The
-    serving interpreter's directory always leads PATH: it stands in for the image's.
+    Nothing else of the serving process's environment is passed on, as nothing of a host's reaches a container. The
+    serving interpreter's directory always comes first in PATH, in place of the image's.
     """
     path = own.get("PATH") or os.environ.get("PATH") or os.defpath
     base = {"HOME": str(home), "TMPDIR": str(home / "tmp"), "LANG": "C.UTF-8", "HOSTNAME": "localhost"}
@@ -96,11 +96,11 @@ class Output(Protocol):
     """Where a container's lines go. Called on the event loop; must not block."""
 
     def write(self, timestamp: int, lines: Sequence[str]) -> None:
-        """Take lines that came at `timestamp` (ms since the epoch, never decreasing)."""
+        """Take lines that came at `timestamp` (milliseconds since 1970, never decreasing)."""
 
 
 class _LineSplitter:
-    """Cuts a byte stream into the lines that the awslogs driver would send: without line ends, never empty."""
+    """Splits a byte stream into the lines that the awslogs driver would send: without line ends, never empty."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -125,7 +125,7 @@ class _LineSplitter:
 
 
 class _Pump:
-    """Reads one pipe into one Output as it comes."""
+    """Passes on what comes through one pipe to one Output, at once."""
 
     def __init__(self, descriptor: int, output: Output) -> None:
         self._descriptor = descriptor
@@ -153,7 +153,7 @@ class _Pump:
             self._output.write(self._timestamp, lines)
 
     def close(self) -> None:
-        """Write what is left and let go of the pipe. Harmless when done already."""
+        """Write what is left, and close the pipe. Harmless when repeated."""
         if self.ended.is_set():
             return
         self._loop.remove_reader(self._descriptor)
@@ -163,7 +163,7 @@ class _Pump:
 
 
 class ContainerProcess:
-    """A started container. Its process leads a process group, which ends with it, as a PID namespace does."""
+    """A started container. Its process leads a process group, which ends with it, like a PID namespace."""
 
     def __init__(self, process: asyncio.subprocess.Process, pump: _Pump) -> None:
         self._process = process
@@ -175,7 +175,7 @@ class ContainerProcess:
     async def start(
         cls, argv: Sequence[str], environment: Mapping[str, str], directory: Path, output: Output
     ) -> ContainerProcess:
-        """Start `argv` in `directory`. Raises CannotStart with a container runtime's words."""
+        """Start `argv` in `directory`. Raises CannotStart with the words of a container runtime."""
         program = executable(argv, environment["PATH"])
         reading, writing = os.pipe()
         try:
@@ -215,7 +215,7 @@ class ContainerProcess:
             self._process.terminate()
 
     def kill(self) -> None:
-        """SIGKILL to the whole process group; nothing once it has ended, when the group's number may be another's."""
+        """SIGKILL to the whole process group. Nothing once it has ended: its number may then be another group's."""
         if self.ended.is_set():
             return
         with contextlib.suppress(ProcessLookupError):
@@ -223,9 +223,9 @@ class ContainerProcess:
 
 
 def executable(argv: Sequence[str], path: str) -> str:
-    """Where `argv[0]` is. Raises CannotStart when it is nowhere, or not to be executed."""
+    """The path of `argv[0]`. Raises CannotStart if it doesn't exist or can't be executed."""
     if not argv:
-        # The image's own command would run on AWS. There is no image here, hence none.
+        # On AWS the image's own command would run. There is no image here.
         raise CannotStart("CannotStartContainerError: Error response from daemon: no command specified")
     found = shutil.which(argv[0], path=path)
     if found:
@@ -246,7 +246,7 @@ def _exec_failed(program: str, reason: str) -> str:
 
 @dataclass(slots=True)
 class Container:
-    """One container of a task: its plan, and what DescribeTasks tells of it."""
+    """One container of a task: its plan, and the facts that DescribeTasks shows."""
 
     plan: ContainerPlan
     arn: str
@@ -258,8 +258,8 @@ class Container:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def document(self, task_arn: str, interfaces: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-        """The container as DescribeTasks gives it; absent members are left out."""
-        told = {
+        """The container as DescribeTasks shows it, without the members that have no value."""
+        members = {
             "containerArn": self.arn,
             "taskArn": task_arn,
             "name": self.plan.name,
@@ -275,9 +275,9 @@ class Container:
             "memory": None if self.plan.memory is None else str(self.plan.memory),
             "memoryReservation": None if self.plan.memory_reservation is None else str(self.plan.memory_reservation),
         }
-        return {name: value for name, value in told.items() if value is not None}
+        return {name: value for name, value in members.items() if value is not None}
 
 
 def new_runtime_id(task_id: str) -> str:
-    """A container's runtime id as Fargate makes them."""
+    """A container's runtime id, in the form that Fargate uses."""
     return f"{task_id}-{uuid4().int % 10**10:010d}"

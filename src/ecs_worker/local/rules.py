@@ -1,7 +1,7 @@
 """What AWS refuses, in AWS's own words where those are known. Pure: values in, `Refused` out.
 
 Codes and limits: API_RunTask, API_RegisterTaskDefinition, API_DescribeTasks, API_ListTasks, API_StopTask. AWS documents
-few message texts; those seen in the field stand here verbatim, the others only resemble them.
+few message texts. Those that were seen in real answers are repeated here word for word; the others only resemble AWS's.
 """
 
 from __future__ import annotations
@@ -11,6 +11,10 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from moto.core.exceptions import ServiceException
+
+from ecs_worker.job.names import LONGEST_NAME, LONGEST_TAG_KEY, LONGEST_TAG_VALUE
+from ecs_worker.job.sizes import FARGATE
+from ecs_worker.verdicts.codes import CLIENT_ERROR, INVALID_PARAMETER
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -24,27 +28,15 @@ MAX_CONTAINERS = 10
 MAX_STOP_TIMEOUT = 120  # seconds, on Fargate
 FARGATE_PROVIDERS = frozenset({"FARGATE", "FARGATE_SPOT"})
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
+_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{LONGEST_NAME}}}")
 _STARTED_BY = re.compile(r"[A-Za-z0-9_/-]{1,128}")
 _CLIENT_TOKEN = re.compile(r"[\x21-\x7e]{1,64}")
 _TAG_TEXT = re.compile(r"[\w\s.:/=+\-@]*")
 _ECR_IMAGE = re.compile(r"\d{12}\.dkr\.ecr\.")
 
-# MiB by CPU units (ECS developer guide, "Fargate task definition parameters", task CPU and memory).
-_FARGATE_MEMORY: Mapping[int, Collection[int]] = {
-    256: (512, 1024, 2048),
-    512: range(1024, 4096 + 1, 1024),
-    1024: range(2048, 8192 + 1, 1024),
-    2048: range(4096, 16384 + 1, 1024),
-    4096: range(8192, 30720 + 1, 1024),
-    8192: range(16384, 61440 + 1, 4096),
-    16384: range(32768, 122880 + 1, 8192),
-    32768: (61440, 122880, 249856),
-}
-
 
 class Refused(ServiceException):  # type: ignore[misc]  # moto has no types
-    """An AWS error answer. Further attributes become members of it, as its model says (`resource_ids`)."""
+    """An AWS error answer. `members` become members of it, where AWS's model of the error has them (`resource_ids`)."""
 
     def __init__(self, code: str, message: str, **members: object) -> None:
         super().__init__(code, message)
@@ -54,16 +46,16 @@ class Refused(ServiceException):  # type: ignore[misc]  # moto has no types
 
 def invalid(message: str) -> Refused:
     """InvalidParameterException."""
-    return Refused("InvalidParameterException", message)
+    return Refused(INVALID_PARAMETER, message)
 
 
 def client_error(message: str) -> Refused:
     """ClientException."""
-    return Refused("ClientException", message)
+    return Refused(CLIENT_ERROR, message)
 
 
 def number(value: object, unit_words: Mapping[str, int]) -> int | None:
-    """A task's `cpu` or `memory`: '1024', '1 vCPU', '2 GB'; None when it is none of these."""
+    """A task's `cpu` or `memory`: '1024', '1 vCPU', '2 GB'. None if it is written in another way."""
     match = re.fullmatch(r"([\d.]+)\s*([A-Za-z]*)", str(value).strip())
     if not match:
         return None
@@ -86,7 +78,7 @@ def memory_mib(value: object) -> int | None:
 
 def fargate_size_exists(cpu: object, memory: object) -> bool:
     """Whether Fargate has tasks of that size."""
-    return memory_mib(memory) in _FARGATE_MEMORY.get(cpu_units(cpu) or 0, ())
+    return memory_mib(memory) in FARGATE.get(cpu_units(cpu) or 0, ())
 
 
 def check_register(request: Mapping[str, Any]) -> None:
@@ -186,7 +178,7 @@ def check_fargate_size(cpu: object, memory: object) -> None:
 
 
 def check_run(request: Mapping[str, Any]) -> None:
-    """Refuse a RunTask request that AWS refuses whatever its cluster and task definition hold."""
+    """Refuse a RunTask request that no cluster and no task definition could make right."""
     count = request.get("count", 1)
     if not 1 <= count <= MAX_COUNT:
         raise invalid(f"Count should be between 1 and {MAX_COUNT}.")
@@ -201,7 +193,7 @@ def check_run(request: Mapping[str, Any]) -> None:
     if client_token is not None and not _CLIENT_TOKEN.fullmatch(client_token):
         raise invalid("clientToken should have at most 64 ASCII characters between 33 and 126.")
     _check_tags(request.get("tags") or ())
-    # The length AWS counts is that of the overrides' JSON, without spaces.
+    # AWS counts the characters of the overrides' JSON without spaces.
     if len(json.dumps(request.get("overrides") or {}, separators=(",", ":"))) > MAX_OVERRIDES:
         raise invalid(f"Container Overrides length must be at most {MAX_OVERRIDES}")
 
@@ -214,8 +206,10 @@ def _check_tags(tags: Sequence[Mapping[str, str]]) -> None:
         raise invalid("Duplicate tag keys found. Please note that Tag keys are case insensitive.")
     for tag in tags:
         key, value = tag.get("key", ""), tag.get("value", "")
-        if not 1 <= len(key) <= 128 or len(value) > 256:  # noqa: PLR2004 - API_Tag
-            raise invalid("Tag keys have 1 to 128 characters and tag values at most 256.")
+        if not 1 <= len(key) <= LONGEST_TAG_KEY or len(value) > LONGEST_TAG_VALUE:
+            raise invalid(
+                f"Tag keys have 1 to {LONGEST_TAG_KEY} characters and tag values at most {LONGEST_TAG_VALUE}."
+            )
         if not (_TAG_TEXT.fullmatch(key) and _TAG_TEXT.fullmatch(value)):
             raise invalid(f"Invalid character in tag '{key}'.")
         if key.lower().startswith("aws:"):
@@ -261,7 +255,7 @@ def _check_network(network: Mapping[str, Any]) -> None:
 
 
 def check_strategy(strategy: Sequence[Mapping[str, Any]], offered: Collection[str]) -> None:
-    """Refuse a capacity provider strategy that the cluster's providers (`offered`) can't carry out."""
+    """Refuse a capacity provider strategy that the cluster, whose providers are `offered`, can't follow."""
     names = [str(item.get("capacityProvider")) for item in strategy]
     if any(name not in offered for name in names):
         raise invalid(
@@ -277,7 +271,7 @@ def check_strategy(strategy: Sequence[Mapping[str, Any]], offered: Collection[st
 
 
 def check_describe(task_ids: Sequence[str]) -> None:
-    """Refuse a DescribeTasks request that names no task, or too many, or what can't be one."""
+    """Refuse a DescribeTasks request that names no task, too many, or something that can't be a task."""
     if not task_ids:
         raise invalid("Tasks cannot be empty.")
     if len(task_ids) > MAX_DESCRIBED:
@@ -287,7 +281,7 @@ def check_describe(task_ids: Sequence[str]) -> None:
 
 
 def check_task_id(task_id: str) -> None:
-    """Refuse what can't be a task's id or ARN."""
+    """Refuse a text that can't be a task's id or ARN."""
     if len(task_id.rpartition("/")[2]) not in {32, 36}:
         raise invalid("taskId length should be one of [32,36]")
 

@@ -1,20 +1,19 @@
-"""ECS services: keeps as many tasks running as each service wants. moto only counts them."""
+"""ECS services: keeps as many tasks running as each service wants. moto itself starts none."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ecs_worker.local.rules import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ecs_worker.local.ecs import EcsBackend
     from ecs_worker.local.tasks import Task
 
-RESTART_SECONDS = 1.0  # between a service's task's end and its successor; ECS throttles much more (up to 27 minutes)
+RESTART_SECONDS = 1.0  # from the end of a service's task to the next one; ECS waits longer each time, up to 27 minutes
 
-# What a service's request has in common with its tasks' RunTask requests.
+# The members that CreateService and UpdateService have in common with RunTask.
 _SHARED = (
     "cluster",
     "taskDefinition",
@@ -27,10 +26,22 @@ _SHARED = (
 )
 
 
+class Backend(Protocol):
+    """What the scheduler needs of ECS: the tasks by ARN, a way to run one, and a way to end one."""
+
+    running: dict[str, Task]
+
+    def run_new(self, request: Mapping[str, Any]) -> object:
+        """Run the tasks of a RunTask request. Raises Refused."""
+
+    def end(self, task: Task, code: str, reason: str) -> None:
+        """Stop a task."""
+
+
 class Scheduler:
     """The services of one backend. Called with the state lock held."""
 
-    def __init__(self, backend: EcsBackend) -> None:
+    def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._requests: dict[str, dict[str, Any]] = {}  # by service ARN: its tasks' RunTask request
 
@@ -61,7 +72,7 @@ class Scheduler:
         self.reconcile(service)
 
     def tasks(self, service: Any) -> list[Task]:
-        """The service's tasks that are to run."""
+        """The service's tasks, without those that are to stop."""
         return [
             task
             for task in self._backend.running.values()
@@ -70,7 +81,7 @@ class Scheduler:
         ]
 
     def reconcile(self, service: Any) -> None:
-        """Start what is missing, stop what is too much."""
+        """Start the tasks that are missing, stop those that are too many."""
         wanted = service.desired_count if service.status == "ACTIVE" else 0
         tasks = self.tasks(service)
         for task in tasks[wanted:]:
@@ -78,7 +89,7 @@ class Scheduler:
         for _ in range(wanted - len(tasks)):
             try:
                 self._backend.run_new(self._requests[service.arn])
-            except Refused as refusal:  # its definition was deregistered, say: ECS tells it and goes on
+            except Refused as refusal:  # for example because its definition was deregistered: ECS says so and goes on
                 text = f"(service {service.name}) was unable to place a task. Reason: {refusal.message}."
                 service.events.insert(0, {"id": str(len(service.events)), "message": text})
                 return

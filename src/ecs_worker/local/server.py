@@ -1,6 +1,6 @@
 """Serving the embedded AWS: in the foreground (`serve`), or as a child process (`EmbeddedAws`).
 
-moto is imported only when serving starts: without the `demo` extra this module can still say what is missing.
+moto is imported only when serving starts, so that without the `demo` extra this module can still say what is missing.
 """
 
 from __future__ import annotations
@@ -11,28 +11,27 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ecs_worker.errors import EcsWorkerError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
     from types import TracebackType
 
 _READY_SECONDS = 60  # moto's import and first use, on a slow machine
-_END_SECONDS = 15  # containers get 2 s of that
+_END_SECONDS = 15  # containers have 2 s of these
 
 
 @dataclass(frozen=True, slots=True)
 class LocalSettings:
     """How the embedded AWS behaves. Times are in seconds.
 
-    `step_seconds`: how long a task stays in each status on its way to RUNNING and after its end.
+    `step_seconds`: how long a task stays in each status before RUNNING and after its end.
     `retention_seconds`: how long a stopped task can still be described (ECS: at least an hour).
-    `calls_file`: where each AWS call received is appended, as a JSON line.
+    `calls_file`: a file to which each AWS call is appended as a JSON line.
     """
 
     step_seconds: float = 0.1
@@ -53,13 +52,13 @@ def serve(
 
     `port` 0 takes a free one. `on_ready` gets the URL once requests are answered. With `until_stdin_closes` the end of
     standard input ends it too, so that it doesn't outlive a parent that was killed. Blocks; must run in the main
-    thread. Raises UserError when the address isn't a loopback one (unless `allow_remote`: anybody who can reach the
-    port can run commands on this machine), can't be bound, or moto isn't installed.
+    thread. Raises UserError if moto isn't installed, if the address can't be bound, or if it isn't a loopback one
+    (unless `allow_remote`: anybody who can reach the port can run commands on this machine).
     """
     if not allow_remote and not _is_loopback(host):
         raise UserError(
-            f"{host} can be reached from other machines, and whoever reaches the embedded AWS can run commands on this"
-            " one. Serve 127.0.0.1, or allow remote access explicitly."
+            f"{host} can be reached from other machines, and anybody who reaches the embedded AWS can run commands on"
+            " this one. Serve 127.0.0.1, or allow remote access explicitly."
         )
     asyncio.run(_serve(host, port, on_ready, settings or LocalSettings(), until_stdin_closes=until_stdin_closes))
 
@@ -82,44 +81,27 @@ async def _serve(
     if until_stdin_closes:
         loop.add_reader(sys.stdin, lambda: None if os.read(sys.stdin.fileno(), 4096) else ended.set())
     try:
-        from ecs_worker.local import app, ecs  # noqa: PLC0415 - moto is an extra, and takes a second to import
-        from ecs_worker.local.tasks import Engine  # noqa: PLC0415 - likewise
+        from ecs_worker.local.app import serving  # noqa: PLC0415 - moto is an extra, and takes a second to import
     except ImportError as error:
         raise UserError(f"The embedded AWS needs moto ({error.name} is missing): install ecs-worker[demo].") from None
-    try:
-        server = app.Server(host, port, app.Calls(settings.calls_file))
-    except OSError as error:
-        reason = str(error.strerror).partition(" (")[0].lower()  # socket.create_server adds the address
-        raise UserError(f"{host}:{port} can't be served: {reason}.") from None
-    url = f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
-    with tempfile.TemporaryDirectory(prefix="ecs-worker-local-", ignore_cleanup_errors=True) as directory:
-        engine = Engine(
-            step=settings.step_seconds, directory=Path(directory), common_environment=_container_environment(url)
-        )
-        ecs.install(engine, retention=settings.retention_seconds)
-        server.start()
+    aws = serving(
+        host,
+        port,
+        step=settings.step_seconds,
+        retention=settings.retention_seconds,
+        calls_file=settings.calls_file,
+    )
+    async with aws as url:
         on_ready(url)
         await ended.wait()
         if until_stdin_closes:
             loop.remove_reader(sys.stdin)
-        await engine.close()
-        await asyncio.to_thread(server.stop)
-
-
-def _container_environment(url: str) -> dict[str, str]:
-    """What ECS sets in containers, and the way to this AWS instead of the real one."""
-    return {
-        "AWS_EXECUTION_ENV": "AWS_ECS_FARGATE",
-        "AWS_ENDPOINT_URL": url,
-        "AWS_ACCESS_KEY_ID": "embedded",
-        "AWS_SECRET_ACCESS_KEY": "embedded",
-    }
 
 
 class EmbeddedAws:
     """The embedded AWS as a child process on a free port, for the time of an `async with`.
 
-    `url` is its endpoint. Entering raises EcsWorkerError when it doesn't come up; leaving ends it and its containers.
+    `url` is its endpoint. Entering raises EcsWorkerError if it doesn't start; leaving ends it and its containers.
     It also ends when this process dies.
     """
 

@@ -1,7 +1,7 @@
 """A task and its life, from PROVISIONING to STOPPED.
 
-The event loop moves tasks; AWS requests, each in a thread of its own, make and stop them. `STATE_LOCK` guards every
-task's facts; the loop never waits while it holds it.
+The event loop moves tasks from status to status. AWS requests, each in a thread of its own, make and stop them.
+`STATE_LOCK` guards the facts of all tasks; the loop never waits for anything else while it holds the lock.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from ecs_worker.local.containers import CannotStart, ContainerProcess, new_runti
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ecs_worker.local.account import Account, Interface
     from ecs_worker.local.containers import Container, ContainerPlan, Output
-    from ecs_worker.local.services import Account, Interface
 
 STATE_LOCK = threading.RLock()
 _CLOSING_STOP_TIMEOUT = 2.0  # seconds a container has after SIGTERM when the embedded AWS itself ends
 
 
 def now() -> datetime:
-    """The time, to the millisecond as ECS keeps it."""
+    """The time in milliseconds, as ECS keeps it."""
     time = datetime.now(UTC)
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
 
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """An ECS task. `facts` are the members of DescribeTasks's answer that never change, by their AWS names."""
+    """An ECS task. `facts` are the members of DescribeTasks's answer that never change, under their AWS names."""
 
     arn: str
     cluster_name: str
@@ -65,16 +65,16 @@ class Task:
 
     @property
     def stopped(self) -> bool:
-        """Whether the task is at its end."""
+        """Whether the task has reached STOPPED."""
         return self.last_status == "STOPPED"
 
     def expired(self, after: float) -> bool:
-        """Whether it stopped so long ago (seconds) that ECS has forgotten it."""
+        """Whether it stopped more than `after` seconds ago, so that ECS has forgotten it."""
         at = self.times.get("stoppedAt")
         return at is not None and now() - at > timedelta(seconds=after)
 
     def stop(self, code: str, reason: str) -> None:
-        """Decide that the task ends, and why. The first reason stays. The caller wakes the life (`Engine.wake`)."""
+        """Decide that the task ends, and why; a later reason is ignored. The caller then calls `Engine.wake`."""
         with STATE_LOCK:
             if self.desired_status == "STOPPED":
                 return
@@ -85,16 +85,16 @@ class Task:
             self.version += 1
 
     def document(self) -> dict[str, Any]:
-        """The task as DescribeTasks gives it, tags included."""
-        return self._told(datetime.timestamp)
+        """The task as DescribeTasks shows it, with its tags."""
+        return self._members(datetime.timestamp)
 
     def event(self) -> dict[str, Any]:
-        """The `detail` of an ECS task state change event. It holds no tags."""
-        detail = self._told(lambda at: at.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+        """The `detail` of an ECS task state change event, which has no tags."""
+        detail = self._members(lambda at: at.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
         del detail["tags"]
         return detail | {"updatedAt": now().isoformat(timespec="milliseconds").replace("+00:00", "Z")}
 
-    def _told(self, shown: Callable[[datetime], object]) -> dict[str, Any]:
+    def _members(self, show: Callable[[datetime], object]) -> dict[str, Any]:
         interfaces = [self.interface.of_container()] if self.interface else []
         changing = {
             "taskArn": self.arn,
@@ -108,18 +108,18 @@ class Task:
             "stopCode": self.stop_code,
             "stoppedReason": self.stopped_reason,
         }
-        told = {**self.facts, **changing, **{name: shown(at) for name, at in self.times.items()}}
-        return {name: value for name, value in told.items() if value is not None}
+        members = {**self.facts, **changing, **{name: show(at) for name, at in self.times.items()}}
+        return {name: value for name, value in members.items() if value is not None}
 
     def _attachment_status(self) -> str:
         return {"PROVISIONING": "PRECREATED", "STOPPED": "DELETED"}.get(self.last_status, "ATTACHED")
 
 
 class Engine:
-    """Lives the tasks' lives on the event loop it is made on.
+    """Moves tasks through their statuses, on the event loop on which it was made.
 
     `step` is how long each status before RUNNING and after the end lasts, in seconds. `directory` holds the
-    containers' own directories. `common_environment` is what every container gets beneath its own variables.
+    containers' own directories. `common_environment` is for every container; its own variables win.
     """
 
     def __init__(self, *, step: float, directory: Path, common_environment: Mapping[str, str]) -> None:
@@ -131,15 +131,15 @@ class Engine:
         self._closing = False
 
     def begin(self, task: Task) -> None:
-        """Start a new task's life. From any thread."""
+        """Start a new task. From any thread."""
         self._loop.call_soon_threadsafe(self._begin, task)
 
     def wake(self, task: Task) -> None:
-        """Let a task notice that it is to stop. From any thread."""
+        """Make a task notice that it is to stop. From any thread."""
         self._loop.call_soon_threadsafe(task.stop_asked.set)
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
-        """Do something on the loop after a while, with the state lock held. Not when everything ends."""
+        """Call `action` on the loop after a while, with the state lock held; not once everything ends."""
 
         def act() -> None:
             with STATE_LOCK:
@@ -177,7 +177,7 @@ class Engine:
         await self._deprovision(task)
 
     async def _provision(self, task: Task) -> bool:
-        """PROVISIONING, PENDING, ACTIVATING. False: the task was stopped before its containers started."""
+        """From PROVISIONING to ACTIVATING. False: the task was stopped before its containers started."""
         for status in ("PENDING", "ACTIVATING"):
             if await self._pause(task):
                 return False
@@ -192,7 +192,7 @@ class Engine:
         return task.stop_asked.is_set()
 
     async def _run(self, task: Task) -> None:
-        """Start the containers, watch them, and end them: ACTIVATING, RUNNING, DEACTIVATING, STOPPING."""
+        """Start the containers, wait for their end, and end them: from ACTIVATING to STOPPING."""
         try:
             prepared = [self._prepare(task, container) for container in task.containers]
         except CannotStart as reason:
@@ -233,9 +233,9 @@ class Engine:
             self._stop(task, "EssentialContainerExited", "Essential container in task exited")
 
     async def _dependencies_met(self, task: Task, container: Container) -> bool:
-        """Wait for what the container depends on; False when the task stops first.
+        """Wait for the containers that this one depends on. False: the task stops first.
 
-        Raises CannotStart when it can never be met. Health isn't checked: HEALTHY counts as START.
+        Raises CannotStart if a condition can't be met any more. Health isn't checked: HEALTHY counts as START.
         """
         by_name = {each.plan.name: each for each in task.containers}
         for name, condition in container.plan.depends_on.items():
@@ -260,7 +260,7 @@ class Engine:
         return process
 
     async def _end_of(self, process: ContainerProcess, plan: ContainerPlan, task: Task) -> int:
-        """The process's exit code; when the task stops first, after SIGTERM and, stopTimeout later, SIGKILL."""
+        """The process's exit code. If the task stops first: SIGTERM, and SIGKILL after the stopTimeout."""
         try:
             await _any_of(process.ended, task.stopping)
             if not process.ended.is_set():
@@ -275,9 +275,9 @@ class Engine:
     def _failed_to_start(self, task: Task, container: Container, reason: str) -> None:
         container.reason = reason
         if container.plan.essential:
-            # On EC2 only the container tells why.
-            told = reason if task.launch_type == "FARGATE" else "Task failed to start"
-            self._stop(task, "TaskFailedToStart", told)
+            # On EC2 the reason is in the container only.
+            stopped_reason = reason if task.launch_type == "FARGATE" else "Task failed to start"
+            self._stop(task, "TaskFailedToStart", stopped_reason)
         container.started.set()
 
     async def _deprovision(self, task: Task) -> None:
@@ -317,9 +317,9 @@ class Engine:
 
 
 def _make_home(home: Path, working_directory: str | None) -> Path:
-    """Make a container's own directory; answer with the one to start in.
+    """Make a container's own directory, and return the directory to start in.
 
-    Docker makes a working directory that the image lacks; the container's own is as empty as that.
+    Where the image lacks the working directory, Docker makes an empty one. Here the container's own takes its place.
     """
     (home / "tmp").mkdir(parents=True)
     return Path(working_directory) if working_directory and Path(working_directory).is_dir() else home

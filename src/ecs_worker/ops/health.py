@@ -1,4 +1,4 @@
-"""Health and metrics over HTTP: /health for ECS's and load balancers' checks, /metrics for Prometheus."""
+"""Health and metrics over HTTP: /health for the checks of ECS and load balancers, /metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-POLLS_MISSED = 5  # intervals without an answered poll, after which the worker counts as unhealthy
-SLACK = 60.0  # seconds, for the retries within one poll
+POLLS_MISSED = 5  # after so many intervals without an answered poll the worker counts as unhealthy
+SLACK = 60.0  # seconds more, for the retries within one poll
 
 
 class Observed(Protocol):
-    """What of the worker is shown."""
+    """The parts of the worker that are shown."""
 
     @property
     def ledger(self) -> Ledger:
@@ -50,7 +50,7 @@ class Observed(Protocol):
 
 
 class _Metrics:
-    """Reads the ledger when asked, so that nothing is counted twice or kept in step."""
+    """Reads the ledger when asked, so that nothing has to be counted a second time."""
 
     def __init__(self, worker: Observed) -> None:
         self._worker = worker
@@ -66,21 +66,23 @@ class _Metrics:
         for event, number in self._worker.journal.counts.items():
             events.add_metric([event], number)
         yield events
-        late = "Seconds behind its time of the task that waits longest to be looked at."
+        late = "How many seconds the most overdue look at a task is late."
         yield GaugeMetricFamily("ecs_worker_watch_late_seconds", late, value=self._worker.watch.late)
         if self._worker.poll.last is not None:
             age = self._worker.ledger.clock() - self._worker.poll.last
-            yield GaugeMetricFamily("ecs_worker_last_poll_age_seconds", "Since the server answered a poll.", value=age)
+            yield GaugeMetricFamily(
+                "ecs_worker_last_poll_age_seconds", "Seconds since the server answered a poll.", value=age
+            )
 
 
 def healthy(worker: Observed, query_seconds: float, now: float, started: float) -> bool:
-    """The server has answered a poll lately (or there was no time for it yet)."""
+    """Whether the server has answered a poll lately. A new worker counts as healthy at first."""
     since = worker.poll.last if worker.poll.last is not None else started
     return now - since < POLLS_MISSED * query_seconds + SLACK
 
 
 async def serve(worker: Observed, settings: WorkerSettings) -> None:
-    """Serve until cancelled. Raises UserError if the address can't be had."""
+    """Serve until cancelled. Raises UserError if the address can't be used."""
     started = worker.ledger.clock()
     registry = CollectorRegistry()
     registry.register(_Metrics(worker))

@@ -1,4 +1,4 @@
-"""Heartbeat: tell the pool that this worker lives, and know the pool as it is now."""
+"""Heartbeat: tell the work pool that this worker lives, and keep up with changes of the pool."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 60.0  # seconds at the start for a server that is not up yet; then the worker ends with a clear word
+PATIENCE = 60.0  # seconds to wait at the start for a server that is not up yet; then the worker ends and says why
 
 
 class Heartbeat:
-    """Keeps the worker ONLINE, and the pool's template fresh: within one interval, or at once over the channel."""
+    """Keeps the worker ONLINE. Learns of changes of the pool within one interval, or at once over the channel."""
 
     def __init__(self, api: PrefectClient, settings: WorkerSettings, api_url: str) -> None:
         self._api = api
@@ -54,7 +54,7 @@ class Heartbeat:
         return self._pool
 
     async def begin(self) -> None:
-        """Find or make the pool, and show up in it. Raises UserError when that can't be."""
+        """Find or create the pool, and appear among its workers. Raises UserError if that is not possible."""
         template = read_template(self._settings.base_job_template)
         try:
             with anyio.fail_after(PATIENCE):
@@ -84,7 +84,7 @@ class Heartbeat:
             ) from None
 
     async def run(self) -> None:
-        """Beat for ever: over the channel while there is one, which also tells of a changed pool."""
+        """Beat for ever: over the channel while there is one, which also brings changes of the pool."""
         while True:
             await anyio.sleep(self._settings.heartbeat_seconds)
             if await self.channel.beat():
@@ -92,7 +92,7 @@ class Heartbeat:
             try:
                 await self._beat()
                 pool = await self._api.read_pool(self._settings.pool)
-                if pool is not None and not self.channel.ready:  # what it has told meanwhile is newer
+                if pool is not None and not self.channel.ready:  # what the channel has brought meanwhile is newer
                     self._know(pool)
             except PrefectNotFound:
                 log.warning("The work pool %s does not exist any more.", self._settings.pool)
@@ -113,11 +113,11 @@ class Heartbeat:
 
     async def _reach(self) -> None:
         """Wait until the server answers at all; it may start at the same time as this worker."""
-        told = False
+        warned = False
         while not await self._api.health():
-            if not told:
-                log.warning("The Prefect API at %s does not answer yet; asking for %.0f s.", self._api_url, PATIENCE)
-                told = True
+            if not warned:
+                log.warning("The Prefect API at %s does not answer yet; trying for %.0f s.", self._api_url, PATIENCE)
+                warned = True
             await anyio.sleep(1.0)
 
     async def _find_or_create(self, template: Mapping[str, Any] | None) -> WorkPool:
@@ -132,7 +132,7 @@ class Heartbeat:
             pool = await self._api.create_pool(name, template or default_base_job_template())
             log.info("Created work pool %s.", name)
         elif template is not None:
-            log.info("--base-job-template is not used: the work pool %s exists and has its own.", name)
+            log.info("--base-job-template is not used: the work pool %s exists already and has its own.", name)
         if pool.type != "ecs":
             log.warning(
                 "The work pool %s is of type %r, not 'ecs': its jobs may not suit this worker.", name, pool.type
@@ -145,7 +145,7 @@ class Heartbeat:
 
 
 def read_template(path: Path | None) -> Mapping[str, Any] | None:
-    """The base job template in a JSON file. Raises UserError naming what is wrong with the file."""
+    """The base job template in a JSON file. Raises UserError that says what is wrong with the file."""
     if path is None:
         return None
     try:

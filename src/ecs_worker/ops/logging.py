@@ -1,4 +1,4 @@
-"""How the worker's own log lines look: text for people, or one JSON object a line."""
+"""What the worker's own log lines look like: text for people, or one JSON object per line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COLOURS = (32, 33, 34, 35, 36, 92, 93, 94, 95, 96)  # SGR codes that are readab
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and the run and task it is about."""
+    """One JSON object per line: time, level, logger, message, and the run and the task that it is about."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line of JSON."""
@@ -37,7 +37,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class ConsoleFormatter(logging.Formatter):
-    """For people. Before a container's line stands the run's name; `coloured`, in a colour of the run's own."""
+    """For people. A container's line begins with the run's name; if `coloured`, in a colour of the run's own."""
 
     def __init__(self, *, coloured: bool) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S")
@@ -58,13 +58,13 @@ class ConsoleFormatter(logging.Formatter):
 
 
 def configure_logging(settings: WorkerSettings) -> None:
-    """Send log lines to standard error. Libraries speak up from WARNING on only: httpx logs a line per request."""
+    """Send log lines to standard error; of libraries only from WARNING on, as httpx logs a line per request."""
     handler = logging.StreamHandler(sys.stderr)
     if settings.log_format == "json":
         handler.setFormatter(JsonFormatter())
     else:
         handler.setFormatter(ConsoleFormatter(coloured=sys.stderr.isatty() and "NO_COLOR" not in os.environ))
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
-    logging.getLogger(_OUTPUT).setLevel(logging.INFO)  # whoever asks for output wants it at any log level
+    logging.getLogger(_OUTPUT).setLevel(logging.INFO)  # containers' output is wanted at any log level
     for name in _NOISY:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))

@@ -1,8 +1,8 @@
-"""The worker channel: what the server of a work pool tells its workers at once (Prefect 3.7.2 and later).
+"""The worker channel: a WebSocket over which a work pool's server informs its workers (Prefect 3.7.2 and later).
 
-It carries heartbeats, the pool as it changes, and clean-up messages: orders to stop a flow run's infrastructure. A
-message is reserved for one worker at a time and comes again, perhaps to another, unless it is acknowledged before
-its lease runs out. Frames are Prefect's `work_pool_worker_channel.v1`.
+It carries heartbeats, changes of the pool, and clean-up messages: orders to stop a flow run's infrastructure. A
+clean-up message is reserved for one worker at a time. Unless it is acknowledged before its lease ends, it comes again,
+perhaps to another worker. The format is Prefect's `work_pool_worker_channel.v1`.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ log = logging.getLogger(__name__)
 _VERSION = "work_pool_worker_channel.v1"
 _CAPABILITIES = ["worker_heartbeat.v1", "work_pool_snapshot.v1", "cleanup_delivery.v1"]
 _TEARDOWN = "cancelling_timeout_teardown.v1"
-_AT_ONCE = 10  # clean-up messages that this worker has at the same time
+_AT_ONCE = 10  # clean-up messages that this worker takes at the same time
 _UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
 class Teardown:
-    """An order to stop a run's infrastructure, since the server has given up waiting for its cancellation.
+    """An order to stop a run's infrastructure, because its cancellation took too long for the server.
 
-    `infrastructure_pid` is what the run named then. `lease_seconds`: the order comes again after that time.
+    `infrastructure_pid` is the run's at that moment. After `lease_seconds` the order comes again.
     """
 
     message_id: UUID
@@ -51,7 +51,7 @@ class Teardown:
 
     @classmethod
     def from_json(cls, frame: Mapping[str, Any]) -> Self:
-        """Read a `cleanup.message.v1`. Both its times are the server's: no clock of ours counts."""
+        """Read a `cleanup.message.v1`. Both times are the server's, so our own clock doesn't matter."""
         payload = frame["payload"]
         lease = datetime.fromisoformat(payload["lease_expires_at"]) - datetime.fromisoformat(frame["sent_at"])
         return cls(
@@ -64,7 +64,7 @@ class Teardown:
 
 
 class Channel:
-    """This worker's channel. `know` is called with the pool at each connection and each change of it."""
+    """This worker's channel. `know` is called with the pool at each connection, and whenever the pool changes."""
 
     def __init__(self, api: PrefectClient, settings: WorkerSettings, know: Callable[[WorkPool], None]) -> None:
         self._api = api
@@ -79,12 +79,12 @@ class Channel:
         return self._ready is not None
 
     async def run(self, obey: Callable[[Teardown], object]) -> None:
-        """Listen while the worker runs. `obey` only starts what is to be done.
+        """Listen while the worker runs. `obey` is called with each order, and must return at once.
 
-        Returns when the server has no worker channel (older than 3.7.2) or refuses this worker.
+        Returns if the server has no worker channel (before 3.7.2) or refuses this worker.
         """
         path = f"/work_pools/{quote(self._settings.pool, safe='')}/workers/connect"
-        otherwise = "Heartbeats and changes of the pool go by the API's other calls."
+        otherwise = "Heartbeats and changes of the pool use other calls of the API."
         async with aclosing(connections(self._api, path, otherwise=otherwise)) as sockets:
             async for socket in sockets:
                 try:
@@ -95,7 +95,7 @@ class Channel:
                     self._ready = None
 
     async def beat(self) -> bool:
-        """Tell the server that this worker lives. False: the channel can't, tell it otherwise."""
+        """Tell the server that this worker lives. False: there is no channel now, use another call."""
         return await self._send(
             "worker.heartbeat.v1",
             consumer_id=self._consumer,
@@ -104,15 +104,15 @@ class Channel:
         )
 
     async def acknowledge(self, order: Teardown) -> None:
-        """It is done. When this doesn't arrive, the order comes again."""
+        """Say that the order is carried out. If this doesn't arrive, the order comes again."""
         await self._answer("cleanup.ack.v1", order)
 
     async def release(self, order: Teardown, reason: str) -> None:
-        """It can't be done here. The server gives the order out again at once, three times in all."""
+        """Say that the order can't be carried out here. The server gives it out again at once, three times in all."""
         await self._answer("cleanup.release.v1", order, reason=reason)
 
     async def keep(self, order: Teardown) -> None:
-        """Renew the reservation, until cancelled."""
+        """Renew the reservation until cancelled."""
         while True:
             await anyio.sleep(order.lease_seconds / 3)
             await self._answer("cleanup.renew.v1", order)
@@ -128,10 +128,10 @@ class Channel:
                 case "cleanup.message.v1":
                     obey(Teardown.from_json(frame))
                 case "cleanup.operation_result.v1" if frame["payload"]["status"] != "accepted":
-                    # The reservation has run out: the order is or was another worker's too, which does no harm.
+                    # The reservation has ended, so another worker may have the order, too. That does no harm.
                     log.debug("Clean-up: %(operation)s was %(status)s.", frame["payload"])
         except _UNREADABLE as error:
-            # Left alone, a clean-up message comes again, and the pool is read at the next connection.
+            # A clean-up message without an answer comes again, and the next connection brings the pool again.
             log.warning("The worker channel sent a %s that can't be read: %r", frame.get("type"), type(error))
 
     async def _answer(self, kind: str, order: Teardown, **more: str) -> None:

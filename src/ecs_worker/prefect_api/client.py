@@ -1,4 +1,4 @@
-"""The Prefect API as this worker uses it, 2.20 and 3.x alike."""
+"""The Prefect API as this worker uses it, the same for 2.20 and 3.x."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _CONFLICT, _GONE, _UNPROCESSABLE = 409, 410, 422
 class PrefectClient:
     """One client for the life of the worker; safe for concurrent use.
 
-    Methods raise PrefectError's kinds: PrefectNotFound where no other meaning of a missing object is given,
-    PrefectUnreachable and PrefectUnavailable after bounded retries, with the request's effect unknown.
-    `patience_seconds`: no attempt starts later than this after a request's first.
+    Methods raise kinds of PrefectError: PrefectNotFound if an object is missing, unless the method says otherwise;
+    PrefectUnreachable and PrefectUnavailable after bounded retries, when nobody knows whether the request took effect.
+    `patience_seconds`: no attempt starts later than this after a request's first attempt.
     """
 
     def __init__(self, settings: PrefectSettings, version: str = __version__, *, patience_seconds: float = 60) -> None:
@@ -86,7 +86,7 @@ class PrefectClient:
     async def create_pool(
         self, name: str, template: Mapping[str, Any], *, pool_type: str = "ecs", **fields: Any
     ) -> WorkPool:
-        """Create a work pool. One that exists already (another worker was faster) is returned as it is.
+        """Create a work pool. If it exists already (another worker was faster), it is returned as it is.
 
         `fields` are further ones, such as `is_paused`, `concurrency_limit` and `description`.
         """
@@ -103,7 +103,7 @@ class PrefectClient:
         await self.transport.tell("PATCH", f"/work_pools/{_part(name)}", fields)
 
     async def heartbeat(self, pool: str, worker_name: str, interval_seconds: int) -> UUID | None:
-        """Tell the pool that this worker lives. The worker's id on Cloud; self-hosted servers return none."""
+        """Tell the pool that this worker lives. Returns the worker's id on Cloud, None on self-hosted servers."""
         path = f"/work_pools/{_part(pool)}/workers/heartbeat"
         body = {"name": worker_name, "heartbeat_interval_seconds": interval_seconds}
         if not self.is_cloud:
@@ -112,10 +112,10 @@ class PrefectClient:
         return await self.transport.post(path, body | {"return_id": True}, _worker_id)
 
     async def workers(self, pool: str, status: str | None = None) -> list[Worker]:
-        """The pool's workers, those with `status` ("ONLINE", "OFFLINE") only if given."""
+        """The pool's workers; with `status` ("ONLINE", "OFFLINE") only those."""
         body = {"workers": {"status": {"any_": [status]}}} if status else {}
         workers = await self._pages(f"/work_pools/{_part(pool)}/workers/filter", body, _workers)
-        # 2.20 takes the status filter and doesn't apply it.
+        # 2.20 accepts the status filter, but doesn't apply it.
         return [worker for worker in workers if status is None or worker.status == status]
 
     # -- flow runs
@@ -125,7 +125,7 @@ class PrefectClient:
     ) -> list[FlowRun]:
         """Runs of the pool that wait to be claimed and are due `before`, in the order to take them.
 
-        It reserves nothing: other workers see the same runs. A paused pool gives none. At most `limit`.
+        At most `limit`; none if the pool is paused. Nothing is reserved: other workers see the same runs.
         PrefectNotFound: the pool or one of `queues` does not exist.
         """
         body: dict[str, Any] = {}
@@ -143,9 +143,9 @@ class PrefectClient:
     async def propose_state(
         self, run_id: UUID, state: ProposedState, *, force: bool = False, patience_seconds: float | None = None
     ) -> Orchestration:
-        """Propose a state. Retries repeat the very same request, so that its transition id identifies it.
+        """Propose a state. Every retry is the same request with the same transition id, which identifies it.
 
-        After PrefectUnreachable or PrefectUnavailable the state may have been taken: propose the same again.
+        After PrefectUnreachable or PrefectUnavailable the server may have accepted the state: propose the same again.
         """
         body = {"state": state.to_json(run_id), "force": force}
         path = f"/flow_runs/{run_id}/set_state"
@@ -167,13 +167,13 @@ class PrefectClient:
         return True
 
     async def label_run(self, run_id: UUID, labels: Mapping[str, Any]) -> None:
-        """Merge labels into the run's. Does nothing on servers without labels (before 3.1.6)."""
+        """Add labels to the run's. Does nothing on servers without labels (before 3.1.6)."""
         if not self._has_labels:
             return
         try:
             await self.transport.tell("PATCH", f"/flow_runs/{run_id}/labels", labels)
         except PrefectNotFound:
-            # A deleted run and a server without labels answer alike; only the latter is remembered.
+            # The answer is the same for a deleted run and from a server without labels. Only the latter is remembered.
             self._has_labels = await self.read_run(run_id) is None
 
     async def runs(
@@ -186,8 +186,8 @@ class PrefectClient:
     ) -> list[FlowRun]:
         """All flow runs that match every given filter, each once, by expected start time.
 
-        Pages are read one after the other: a run that leaves the filter meanwhile may hide another until
-        the next call.
+        Pages are read one after the other. If a run leaves the filter meanwhile, another may be missed until the next
+        call.
         """
         body: dict[str, Any] = {"sort": "EXPECTED_START_TIME_ASC"}
         if pool is not None:
@@ -206,9 +206,9 @@ class PrefectClient:
         return list(found.values())
 
     async def run_ids(self, *, pool: str, states: Collection[StateType]) -> list[UUID]:
-        """The ids of all flow runs of the pool that are in these states: little to keep, however many there are.
+        """The ids of all flow runs of the pool that are in these states; they need little memory.
 
-        Sorted by themselves, so that runs with one start time don't hide each other between two pages.
+        Sorted by id, so that runs with the same start time don't hide each other between two pages.
         """
         body = {
             "work_pools": {"name": {"any_": [pool]}},
@@ -221,7 +221,7 @@ class PrefectClient:
         """All states the run has been in, oldest first."""
         return await self.transport.get(f"/flow_run_states/?flow_run_id={run_id}", _states)
 
-    # -- what a run is made of
+    # -- flows, deployments, blocks and variables
 
     async def read_flow(self, flow_id: UUID) -> Flow:
         """The flow."""
@@ -244,12 +244,12 @@ class PrefectClient:
             return None
 
     async def read_block_document(self, block_id: UUID | str, *, secrets: bool = True) -> dict[str, Any]:
-        """A block's data with its secrets: keep it out of logs and errors. Without: they are ********."""
+        """A block's data: keep it out of logs and errors. Its secrets are ******** if `secrets` is False."""
         path = f"/block_documents/{_part(str(block_id))}?include_secrets={str(secrets).lower()}"
         return await self.transport.get(path, _data)
 
     async def read_block_document_by_name(self, type_slug: str, name: str, *, secrets: bool = True) -> dict[str, Any]:
-        """Likewise, by block type and name, as `{{ prefect.blocks.<type>.<name> }}` gives them."""
+        """The same, by the block's type and name, as in `{{ prefect.blocks.<type>.<name> }}`."""
         path = f"/block_types/slug/{_part(type_slug)}/block_documents/name/{_part(name)}"
         return await self.transport.get(f"{path}?include_secrets={str(secrets).lower()}", _data)
 
@@ -257,13 +257,13 @@ class PrefectClient:
         """A Prefect variable's value: any JSON, null too; a string on 2.20. PrefectNotFound: there is none."""
         return await self.transport.get(f"/variables/name/{_part(name)}", _value)
 
-    # -- telling
+    # -- logs, events and leases
 
     async def write_logs(self, entries: Sequence[LogEntry]) -> int:
-        """Send log lines in one request; the number of lines that the server refused.
+        """Send log lines. Returns the number of lines that the server refused.
 
-        One bad entry makes the server refuse a whole batch: refused batches are halved until only the bad
-        entries are left out. After a lost answer lines are sent again: a line may show twice, never be lost.
+        The server refuses a whole batch because of one bad entry. A refused batch is halved until only the bad entries
+        are left out. After a lost answer the lines are sent again: a line may appear twice, but is never lost.
         """
         return await self._write_logs([entry.to_json() for entry in entries])
 
@@ -282,7 +282,7 @@ class PrefectClient:
             self._has_events = False
 
     async def renew_lease(self, lease_id: UUID, seconds: int) -> bool:
-        """Keep a deployment concurrency slot for 60…86400 more seconds. False: it is gone."""
+        """Keep a deployment concurrency slot for `seconds` more (60 to 86400). False: the slot is gone."""
         try:
             await self.transport.tell(
                 "POST", f"/v2/concurrency_limits/leases/{lease_id}/renew", {"lease_duration": seconds}
@@ -313,7 +313,7 @@ class PrefectClient:
     async def _pages(
         self, path: str, body: Mapping[str, Any], read: Callable[[Any], list[_T]], most: int | None = None
     ) -> list[_T]:
-        """All objects, of which there are no more than `most`."""
+        """All objects. `most`: the caller knows that there are no more than this."""
         found: list[_T] = []
         while True:
             page = await self._limited(path, {**body, "offset": len(found)}, self._page, read)
@@ -324,7 +324,7 @@ class PrefectClient:
     async def _limited(
         self, path: str, body: Mapping[str, Any], limit: int, read: Callable[[Any], list[_T]]
     ) -> list[_T]:
-        """Ask for at most `limit` objects; fewer where the server's own limit, which it doesn't tell, is lower."""
+        """Ask for at most `limit` objects; for fewer if the server's own limit, which can't be read, is lower."""
         while True:
             limit = min(limit, self._page)
             try:

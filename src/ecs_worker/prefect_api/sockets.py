@@ -1,8 +1,7 @@
-"""WebSockets to the Prefect API: authenticated, and made again when they break."""
+"""WebSockets to the Prefect API: authenticated, and connected again when they break."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import random
@@ -10,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 import aiohttp
+import anyio
 from aiohttp import WSCloseCode
 
 if TYPE_CHECKING:
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SUBPROTOCOL = "prefect"  # the subprotocol with authentication by the first message
-_ANSWER_SECONDS = 10.0  # for the handshake and the authentication
-_PING_SECONDS = 10.0  # a peer that is gone is noticed within 15 s, before three missed heartbeats
+_ANSWER_SECONDS = 10.0  # for the handshake, and again for the authentication
+_PING_SECONDS = 10.0  # so that a lost peer is noticed within 15 s, before three missed heartbeats
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
-# None of them changes while the worker runs. Servers in trouble answer other codes, or nothing.
+# With these the server will refuse every time. Servers in trouble answer other codes, or nothing.
 _REFUSALS = frozenset({401, 403, 404, 405, 501})
 _REFUSING_CODES = frozenset({WSCloseCode.POLICY_VIOLATION, WSCloseCode.PROTOCOL_ERROR})
 
 
 class _Refused(Exception):
-    """The server has no such WebSocket for us, and won't have one next time."""
+    """The server has no such WebSocket for us, now or later."""
 
 
 class Socket:
@@ -40,7 +40,7 @@ class Socket:
         self._connection = connection
 
     async def send(self, frame: Mapping[str, Any]) -> bool:
-        """Send a JSON object. False: the connection is gone. True does not mean that it arrived."""
+        """Send a JSON object. False: the connection is gone. True does not mean that the object has arrived."""
         try:
             await self._connection.send_json(frame)
         except (aiohttp.ClientError, OSError):
@@ -48,7 +48,7 @@ class Socket:
         return True
 
     async def receive(self) -> Mapping[str, Any] | None:
-        """The next JSON object, or None once the connection is over; one that sends anything else is ended."""
+        """The next JSON object, or None once the connection has ended. Anything else that comes ends it."""
         while (message := await self._connection.receive()).type is aiohttp.WSMsgType.TEXT:
             try:
                 frame = json.loads(message.data)
@@ -60,7 +60,7 @@ class Socket:
         return None
 
     def ensure_welcome(self) -> None:
-        """Raise _Refused if the connection ended by a close code that the next one would meet, too."""
+        """Raise _Refused if the connection ended with a close code that the next connection would get, too."""
         code = self._connection.close_code
         if code in _REFUSING_CODES:
             raise _Refused(f"the server closed the connection with code {code}")
@@ -69,13 +69,13 @@ class Socket:
 async def connections(
     api: PrefectClient, path: str, *, otherwise: str, refusals: frozenset[int] = _REFUSALS
 ) -> AsyncGenerator[Socket]:
-    """Connect to a path of the API, again and again: each connection is yielded, and closed afterwards.
+    """Connect to a path of the API, again and again. Each connection is yielded, and closed afterwards.
 
-    Between two of them are pauses of 1 to 30 s. It ends by itself, with one log line that says what is done
-    `otherwise`, when the server has no such WebSocket (it answers one of `refusals` to the first attempt) or
-    refuses the credentials. Iterate inside `contextlib.aclosing`.
+    Between two connections are pauses of 1 to 30 s. The generator ends if the server has no such WebSocket (it answers
+    the first attempt with one of `refusals`) or refuses the credentials. It then logs one line, which ends with
+    `otherwise`: what is done instead. Iterate inside `contextlib.aclosing`.
     """
-    proven = False  # there was a connection, so that an error status must be temporary
+    proven = False  # there was a connection before, so an error status must be temporary
     failures = 0
     async with aiohttp.ClientSession(headers=api.transport.headers, trust_env=True) as session:
         while True:
@@ -93,7 +93,7 @@ async def connections(
                 logger.debug("%s broke: %s", path, type(error).__name__)
             failures = 0 if time.monotonic() - began > _LONGEST_PAUSE else min(failures + 1, 10)
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**failures)
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not cryptography
+            await anyio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not cryptography
 
 
 async def _connect(
@@ -101,20 +101,20 @@ async def _connect(
 ) -> aiohttp.ClientWebSocketResponse:
     url = "ws" + api.transport.base_url.removeprefix("http") + path
     try:
-        async with asyncio.timeout(_ANSWER_SECONDS):
+        with anyio.fail_after(_ANSWER_SECONDS):
             connection = await session.ws_connect(
                 url,
                 protocols=(_SUBPROTOCOL,),
                 heartbeat=_PING_SECONDS,
                 ssl=api.transport.ssl or True,
-                max_msg_size=0,  # a pool's template has no bound of its own
+                max_msg_size=0,  # the length of a pool's template is not limited
             )
     except aiohttp.WSServerHandshakeError as error:
         if error.status in refusals:
             raise _Refused(f"the server answered {error.status}") from None
         raise
     try:
-        async with asyncio.timeout(_ANSWER_SECONDS):
+        with anyio.fail_after(_ANSWER_SECONDS):
             await _authenticate(Socket(connection), api.transport.token)
     except BaseException:
         await connection.close()

@@ -1,6 +1,6 @@
-"""One HTTP connection pool to the Prefect API: authentication, CSRF, retries, and errors that tell no secrets.
+"""One HTTP connection pool to the Prefect API: authentication, CSRF, retries, and errors without secrets.
 
-httpx logs each request at INFO; the logging set-up keeps its logger at WARNING.
+httpx logs each request at INFO; `ops.logging` keeps httpx's logger at WARNING.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 import random
 import re
 import ssl
-from asyncio import Lock
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -20,7 +19,7 @@ from uuid import uuid4
 
 import httpx
 import tenacity
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, Lock
 
 from ecs_worker.errors import (
     PrefectError,
@@ -42,22 +41,24 @@ _T = TypeVar("_T")
 
 logger = logging.getLogger(__name__)
 
-# What the official clients send. Servers refuse API versions older than 0.8.0 and accept all since.
+# What the official clients send. Servers refuse API versions before 0.8.0, and accept all later ones.
 API_VERSION = "0.8.4"
 
 _TIMEOUT = httpx.Timeout(30, connect=10)
 # Prefect Cloud's load balancer drops idle connections after 30 s, uvicorn after 5 s by default.
-# Few: httpcore asks the kernel about every idle connection before each request. Eight carry over 100 requests/s.
+# Few, since httpcore asks the kernel about every idle connection before each request. Eight are enough for over
+# 100 requests per second.
 _CONNECTIONS = 8
 _LIMITS = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS, keepalive_expiry=4)
 
-# What official clients retry. 500 and 504 are not among them.
+# What the official clients retry. They don't retry 500 and 504.
 _TRANSIENT = frozenset({408, 429, 502, 503})
-# One of them is in every 404 of Prefect's. A proxy's page, while the server restarts, says nothing of the object.
+# Every 404 from Prefect has one of these members. A proxy's 404, while the server restarts, has none, and doesn't mean
+# that the object is missing.
 _NOT_FOUND_WORDS = frozenset({"detail", "exception_message"})
 _MAX_ATTEMPTS = 7
 _MAX_MAINTENANCE_SECONDS = 300.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 16.0  # an SQLite server's 503 (lock contention) is over in less than a second
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 16.0  # with SQLite a 503 (lock contention) passes within a second
 
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
 _CLOUD_PATH = re.compile(r"/accounts/[^/]+/workspaces/[^/]+")
@@ -65,9 +66,9 @@ _REASON_LENGTH = 300
 
 
 class Transport:
-    """Sends requests to the Prefect API, each with its time-outs and its bounded retries.
+    """Sends requests to the Prefect API, with time-outs and bounded retries.
 
-    Every method but the constructor (UserError: a setting that can't be sent) raises only PrefectError.
+    The constructor raises UserError for a setting that can't be sent. All methods raise only PrefectError.
     """
 
     def __init__(self, settings: PrefectSettings, version: str, patience_seconds: float) -> None:
@@ -81,13 +82,13 @@ class Transport:
         self._secrets = _secrets(settings, parts.password)
         self._patience_seconds = patience_seconds
         self._csrf = _Csrf(wanted=settings.client_csrf_support_enabled and not self.is_cloud)
-        # httpcore goes through its whole queue with each request that begins or ends: let none form there.
+        # httpcore goes through its whole queue whenever a request begins or ends. So requests wait here, not there.
         self._turns = CapacityLimiter(_CONNECTIONS)
         self._client = httpx.AsyncClient(
             headers=self.headers,
             timeout=_TIMEOUT,
             limits=_LIMITS,
-            # Loading the CA bundle takes 20 ms, which plain HTTP spares; this empty context trusts nobody.
+            # Loading the CA bundle takes 20 ms, and plain HTTP needs none; this empty context trusts nobody.
             verify=self.ssl or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         )
 
@@ -101,7 +102,7 @@ class Transport:
         await self._client.__aexit__(kind, error, trace)
 
     async def answers(self) -> bool:
-        """Whether the API answers, be it that there is nothing at this URL: one attempt, no authentication."""
+        """Whether the API answers, even with "not found": one attempt, without authentication."""
         try:
             response = await self._client.get(f"{self.base_url}/health")
         except httpx.TransportError:
@@ -119,13 +120,13 @@ class Transport:
         return _read(await self._request("POST", path, body, patience_seconds), read)
 
     async def tell(self, method: str, path: str, body: Any) -> None:
-        """Send a body; the answer says no more than that it worked."""
+        """Send a body. The content of the answer is not read."""
         await self._request(method, path, body)
 
     async def _request(
         self, method: str, path: str, body: Any, patience_seconds: float | None = None
     ) -> httpx.Response:
-        # Encoded once: every attempt sends the very same bytes, which is what makes claims idempotent.
+        # Encoded once: every attempt sends the same bytes, which makes claims idempotent.
         content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         if method != "GET":
             await self._ensure_csrf()
@@ -160,22 +161,22 @@ class Transport:
         except httpx.TransportError as failure:
             what = self._redacted(str(failure) or type(failure).__name__)
             message = f"{method} {path}: no answer from {self.base_url}: {what}"
-            if "CERTIFICATE_VERIFY_FAILED" in what:  # it will fail the same way again
+            if "CERTIFICATE_VERIFY_FAILED" in what:  # another attempt would fail in the same way
                 raise PrefectUnreachable(f"{message}. PREFECT_API_SSL_CERT_FILE names the CA to trust.") from failure
             raise _Again(PrefectUnreachable(message)) from failure
 
     async def _ensure_csrf(self, instead_of: str | None = None) -> None:
-        """Fetch the CSRF token if the server has such, once for all requests that wait for it.
+        """Fetch the CSRF token if the server has CSRF protection, once for all requests that wait for it.
 
-        A new token makes the client's older one invalid, hence one client id and one refresh at a time.
-        `instead_of` is the token that the server just refused.
+        A new token makes the client's older one invalid. So there is one client id, and one refresh at a time.
+        `instead_of` is the token that the server has just refused.
         """
         csrf = self._csrf
         if not csrf.wanted or (instead_of is None and not csrf.stale):
             return
         async with csrf.lock:
             if not csrf.stale if instead_of is None else csrf.token != instead_of:
-                return  # another request has refreshed it meanwhile
+                return  # another request has fetched a new one meanwhile
             try:
                 token, expiration = await self.get(f"/csrf-token?client={csrf.client}", _csrf_token)
             except PrefectNotFound:
@@ -199,7 +200,7 @@ class Transport:
         if status == httpx.codes.NOT_FOUND:
             if _body(response).keys() & _NOT_FOUND_WORDS:
                 return PrefectNotFound(message)
-            return PrefectUnavailable(f"{message}, and not by Prefect; if that lasts, is PREFECT_API_URL right?")
+            return PrefectUnavailable(f"{message}, but not from Prefect; if that lasts, is PREFECT_API_URL right?")
         return PrefectRejected(message, status)
 
     def _redacted(self, text: str) -> str:
@@ -209,7 +210,7 @@ class Transport:
 
 
 class _Again(Exception):
-    """An attempt failed in a way that another may not; `error` is what to raise when there is no other."""
+    """An attempt failed, and another may succeed. `error` is raised after the last attempt."""
 
     def __init__(self, error: PrefectError, after: float | None = None, *, maintenance: bool = False) -> None:
         self.error = error
@@ -219,7 +220,7 @@ class _Again(Exception):
 
 
 def _retrying(patience_seconds: float) -> tenacity.AsyncRetrying:
-    """Bounded in attempts and time; announced maintenance is waited out longer, but not for ever either."""
+    """Retries, bounded in number and time. During announced maintenance they go on for longer."""
 
     def enough(state: tenacity.RetryCallState) -> bool:
         elapsed = (state.seconds_since_start or 0) + state.upcoming_sleep
@@ -229,18 +230,18 @@ def _retrying(patience_seconds: float) -> tenacity.AsyncRetrying:
 
     # One per request: tenacity keeps a call's state in the object.
     return tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception_type(_Again), wait=_pause, stop=enough, before_sleep=_tell, reraise=True
+        retry=tenacity.retry_if_exception_type(_Again), wait=_pause, stop=enough, before_sleep=_log_retry, reraise=True
     )
 
 
 def _failure(state: tenacity.RetryCallState) -> _Again:
     failure = state.outcome.exception() if state.outcome else None
-    assert isinstance(failure, _Again)  # tenacity asks about nothing else
+    assert isinstance(failure, _Again)  # we only retry after _Again
     return failure
 
 
 def _pause(state: tenacity.RetryCallState) -> float:
-    """Seconds before the next attempt: what the server asks for, or exponential; jitter keeps clients apart."""
+    """Seconds before the next attempt: what the server asks for, else exponential. Jitter keeps clients apart."""
     failure = _failure(state)
     if failure.after is not None:
         return failure.after * random.uniform(1, 1.2)  # noqa: S311 - jitter, not cryptography
@@ -248,14 +249,14 @@ def _pause(state: tenacity.RetryCallState) -> float:
     return exponential * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, not cryptography
 
 
-def _tell(state: tenacity.RetryCallState) -> None:
+def _log_retry(state: tenacity.RetryCallState) -> None:
     logger.debug(
         "%s; attempt %d follows in %.1f s", _failure(state).error, state.attempt_number + 1, state.upcoming_sleep
     )
 
 
 class _Csrf:
-    """The CSRF token of this process. Servers that have no CSRF protection turn it off."""
+    """The CSRF token of this process. It is off for servers without CSRF protection."""
 
     def __init__(self, *, wanted: bool) -> None:
         self.wanted = wanted
@@ -267,14 +268,14 @@ class _Csrf:
 
     @property
     def stale(self) -> bool:
-        """There should be a token, and there is none that will be valid when the request arrives."""
+        """Whether a token is needed, and there is none that will still be valid when the request arrives."""
         if self._off:
             return False
         return self._fresh_until is None or datetime.now(UTC) >= self._fresh_until
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What a request that changes something carries."""
+        """The headers of a request that changes something."""
         return {"Prefect-Csrf-Token": self.token, "Prefect-Csrf-Client": self.client} if self.token else {}
 
     def take(self, token: str, expiration: datetime) -> None:
@@ -282,12 +283,12 @@ class _Csrf:
         self.token, self._fresh_until, self._off = token, expiration - timedelta(minutes=1), False
 
     def off(self) -> None:
-        """Send no tokens, until the server asks for one (a restart may have turned protection on)."""
+        """Send no tokens until the server asks for one: a restart may turn the protection on."""
         self.token, self._off = "", True
 
 
 def _headers(settings: PrefectSettings, version: str, user: str | None, password: str | None) -> dict[str, str]:
-    """What every request carries. The auth string beats the key, and both beat the URL's user:password."""
+    """The headers of every request. The auth string wins over the key, and both over the URL's user:password."""
     headers = {
         **settings.client_custom_headers,
         "User-Agent": f"ecs-worker/{version}",
@@ -312,7 +313,7 @@ def _basic(user_and_password: str) -> str:
 
 
 def _token(settings: PrefectSettings) -> str | None:
-    """What WebSockets authenticate with."""
+    """The secret with which WebSockets authenticate."""
     secret = settings.api_auth_string or settings.api_key
     return secret.get_secret_value() if secret is not None else None
 
@@ -369,7 +370,7 @@ def _read(response: httpx.Response, read: Callable[[Any], _T]) -> _T:
     try:
         return read(decoded)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        # The error's text may quote the answer, which may be a secret block: only its kind is told.
+        # The error's text may quote the answer, which may be a block with secrets. So only the error's type is shown.
         raise PrefectRejected(
             f"{what} with something that this worker can't read ({type(error).__name__}).", response.status_code
         ) from None
@@ -380,7 +381,7 @@ def _csrf_token(answer: Mapping[str, str]) -> tuple[str, datetime]:
 
 
 def _reason(response: httpx.Response) -> str:
-    """The API's own short reason. Never a body as it is: a 422 repeats the request's."""
+    """The API's own short reason. Never the whole body: that of a 422 repeats the request."""
     if response.is_redirect:
         target = urlsplit(response.headers.get("Location", ""))
         where = f"{target.scheme}://{target.netloc.rpartition('@')[2]}{target.path}"
@@ -393,7 +394,7 @@ def _reason(response: httpx.Response) -> str:
 
 
 def _body(response: httpx.Response) -> Mapping[str, Any]:
-    """The answer's JSON object; empty when it is something else."""
+    """The JSON object of the answer; empty if the answer is something else."""
     try:
         body = json.loads(response.content)
     except ValueError:
@@ -402,6 +403,6 @@ def _body(response: httpx.Response) -> Mapping[str, Any]:
 
 
 def _problem(entry: Mapping[str, Any]) -> str:
-    """One validation problem: where and what. `input` beside them is the request's own content."""
+    """One validation problem: where and what. The member `input` repeats the request, so it is left out."""
     place = ".".join(str(part) for part in entry.get("loc") or ())
     return f"{place}: {entry.get('msg', '')}"

@@ -9,6 +9,14 @@ import re
 
 from ecs_worker.errors import AwsError
 from ecs_worker.model import AwsFailure, TaskFacts
+from ecs_worker.verdicts.codes import (
+    ACCESS_DENIED,
+    CLIENT_ERROR,
+    CONFLICT,
+    INVALID_PARAMETER,
+    NO_CLUSTER,
+    UNSUPPORTED,
+)
 from ecs_worker.verdicts.reasons import VANISHED, Kind, Verdict, known_reason
 
 __all__ = ["NO_CLUSTER", "Kind", "Verdict", "classify", "is_throttle"]
@@ -61,8 +69,6 @@ def _of_start(task: TaskFacts) -> Verdict:
     return Verdict(Kind.PERMANENT if task.stop_code == "EssentialContainerExited" else Kind.TRANSIENT)
 
 
-NO_CLUSTER = "ClusterNotFoundException"
-
 _TOO_MANY_REQUESTS = 429
 _REQUEST_TIMEOUT = 408
 _SERVER_ERROR = 500
@@ -70,7 +76,7 @@ _SERVER_ERROR = 500
 _GOING_HOSTS = frozenset({"SpotInterruption", "TerminationNotice", "InfrastructureHealth"})
 
 # Codes that say nothing by themselves.
-_CATCH_ALL = frozenset({"ClientException", "InvalidParameterException", "ServerException"})
+_CATCH_ALL = frozenset({CLIENT_ERROR, INVALID_PARAMETER, "ServerException"})
 
 # botocore's own list of codes that mean "slow down", without LimitExceededException: in ECS that is a quota.
 _THROTTLES = frozenset(
@@ -104,8 +110,8 @@ _CREDENTIALS_LATER = Verdict(Kind.TRANSIENT, "Check the role of the machine or t
 _BROKEN_REQUEST = Verdict(Kind.PERMANENT, "Correct the job variable, or the pool's base job template.")
 
 _BY_CODE = {
-    "ConflictException": Verdict(Kind.CONFLICT),
-    "AccessDeniedException": _ALLOW,
+    CONFLICT: Verdict(Kind.CONFLICT),
+    ACCESS_DENIED: _ALLOW,
     "AccessDenied": _ALLOW,
     "UnauthorizedOperation": _ALLOW,
     "UnrecognizedClientException": _KEYS,
@@ -123,7 +129,7 @@ _BY_CODE = {
     "PlatformTaskDefinitionIncompatibilityException": Verdict(
         Kind.PERMANENT, "Use platform version LATEST, or leave out what that version doesn't have."
     ),
-    "UnsupportedFeatureException": Verdict(Kind.PERMANENT, "Use another Region, or leave the feature out."),
+    UNSUPPORTED: Verdict(Kind.PERMANENT, "Use another Region, or leave the feature out."),
     "BlockedException": Verdict(Kind.PERMANENT, "AWS has blocked the account: ask AWS Support."),
     "SerializationException": _BROKEN_REQUEST,
     "ValidationException": _BROKEN_REQUEST,

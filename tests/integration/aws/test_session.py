@@ -87,7 +87,7 @@ async def test_an_unknown_profile(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_broken_config_file(config: Callable[[str], None]) -> None:
     config("[default\nregion")
     async with Aws() as aws:
-        with pytest.raises(UserError, match="Mend the AWS config file"):
+        with pytest.raises(UserError, match="Correct the AWS config file"):
             await aws.check()
 
 
@@ -97,7 +97,7 @@ async def test_a_role_endpoint_that_does_not_answer(monkeypatch: pytest.MonkeyPa
     async with scripted(refusal("Gone", status=500)) as server:
         monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://{server.address}/role")
         async with Aws() as aws:
-            with pytest.raises(UserError, match="AWS credentials can't be had"):
+            with pytest.raises(UserError, match="AWS credentials can't be fetched"):
                 await aws.check()
 
 

@@ -18,7 +18,7 @@ from ecs_worker.model import AwsTarget, ContainerFacts, Phase, Placement, TaskFa
 from ecs_worker.prefect_api.client import PrefectClient
 from ecs_worker.prefect_api.schemas import WorkPool
 from ecs_worker.settings import PrefectSettings
-from support.builders import PoolView, claimed_run, run_in
+from support.builders import PoolView, claimed_run, launch_request, placement, run_in
 from support.servers.prefect import Admin, wait_until
 from support.servers.scripted import Answer, ScriptedServer, scripted
 from support.simulator import ChaosProxy
@@ -190,11 +190,15 @@ async def test_an_adopted_task_tells_only_what_is_new() -> None:
 async def test_an_end_follows_the_launch_of_its_own_task() -> None:
     async with sending() as (announce, server):
         run = held()
-        for task in (PROVISIONING, replace(PROVISIONING, arn=f"{ARN[:-1]}0")):
-            run.task = task
-            announce.launched(run)
-            goes_on(announce, run, replace(STOPPED, arn=task.arn))
-        await announce.once()
+        announce.launched(run)
+        goes_on(announce, run, STOPPED)
+        again = f"{ARN[:-1]}0"
+        run.again()
+        run.rendered(launch_request(placement("flows")))
+        run.launched_as(replace(PROVISIONING, arn=again))
+        announce.launched(run)
+        goes_on(announce, run, replace(STOPPED, arn=again))
+        await announce.flush()
         (events,) = sent(server)
         submitted = [event["id"] for event in events if event["event"] == "prefect.worker.submitted-flow-run"]
         executed = [event["follows"] for event in events if event["event"] == "prefect.worker.executed-flow-run"]

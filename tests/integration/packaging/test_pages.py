@@ -9,7 +9,9 @@ import typer
 
 from ecs_worker.cli.app import app
 from ecs_worker.job.variables import JobVariables
+from ecs_worker.model import ContainerFacts, TaskFacts
 from ecs_worker.settings import WorkerSettings
+from ecs_worker.verdicts.diagnose import diagnose
 from support.paths import TOP
 
 DOCS = TOP / "docs"
@@ -40,3 +42,14 @@ def test_the_migration_page_names_what_exists() -> None:
     for target in re.findall(r"\]\((\S+?)\)|`(iam/\S+)`", page):
         path = DOCS / target[0] if target[0] else DOCS.parent / target[1]
         assert path.exists(), path
+
+
+def test_the_readme_shows_what_a_killed_run_says() -> None:
+    readme = (TOP / "README.md").read_text(encoding="utf-8")
+    killed = TaskFacts(
+        arn="",
+        stop_code="EssentialContainerExited",
+        stopped_reason="Essential container in task exited",
+        containers=(ContainerFacts("prefect", 137),),
+    )
+    assert diagnose(killed, container="prefect").message in " ".join(readme.split())

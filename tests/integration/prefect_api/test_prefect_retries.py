@@ -194,7 +194,7 @@ async def test_a_proxys_404_says_nothing_of_a_run(page: Answer) -> None:
         assert await api.update_run(RUN_ID, infrastructure_pid="default::arn")
     assert len(server.requests) == 2
     async with scripted(page) as server, client(server, patience_seconds=0) as api:
-        with pytest.raises(PrefectUnavailable, match="answered 404, and not by Prefect"):
+        with pytest.raises(PrefectUnavailable, match="answered 404, but not from Prefect"):
             await api.read_run(RUN_ID)
 
 

@@ -1,4 +1,4 @@
-"""What a task needs of AWS's other services, taken straight from moto's: logs, secrets, files, network, events."""
+"""What a task needs of AWS's other services, taken directly from moto's: logs, secrets, files, network, events."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Account:
         self.region = region
 
     def output(self, plan: ContainerPlan, task_id: str) -> Output:
-        """Where the container's lines go, by its log configuration. Raises CannotStart when that can't be."""
+        """Where the container's lines go, by its log configuration. Raises CannotStart if they can't go there."""
         if plan.log_driver == "awslogs":
             return CloudWatchOutput(self, plan, task_id)
         return StderrOutput(f"{task_id[:8]}/{plan.name}")
@@ -136,7 +136,7 @@ class Account:
     def publish(self, detail: Mapping[str, Any]) -> None:
         """Send an ECS task state change event to the default event bus.
 
-        What can't be delivered (a rule whose queue is gone) is dropped, as EventBridge does in the end.
+        An event that can't be delivered (the rule's queue is gone) is dropped, as EventBridge does in the end.
         """
         rules = events_backends[self.account_id][self.region].describe_event_bus("default").rules
         if not rules:
@@ -155,12 +155,12 @@ class Account:
         for rule in list(rules.values()):
             if rule.state == "ENABLED":
                 with contextlib.suppress(*MOTO_ERRORS):
-                    # Not by PutEvents: it puts each event through a text template, 20 ms a time.
+                    # Not by PutEvents: it renders each event with a text template, which takes 20 ms.
                     rule.send_to_targets(event, transform_input=any("InputTransformer" in t for t in rule.targets))
 
 
 def _exists(find: Any, name: str) -> bool:
-    """Moto's look-ups answer None, or raise, for what doesn't exist."""
+    """Whether `find` finds it: moto's look-ups answer None, or raise, for what doesn't exist."""
     try:
         return find(name) is not None
     except MOTO_ERRORS:
@@ -175,7 +175,7 @@ def _secret_missing(what: str, reason: str) -> str:
 
 
 class Interface:
-    """A task's network interface: the attachment as DescribeTasks tells it."""
+    """A task's network interface."""
 
     def __init__(self, account: Account, made: Any, subnet_id: str, zone: str) -> None:
         self._account = account
@@ -185,7 +185,7 @@ class Interface:
         self.attachment_id = str(made.id).removeprefix("eni-")
 
     def attachment(self, status: str) -> dict[str, Any]:
-        """The task's attachment."""
+        """The attachment, as DescribeTasks shows it in the task."""
         details = {
             "subnetId": self._subnet_id,
             "networkInterfaceId": self._made.id,
@@ -201,11 +201,11 @@ class Interface:
         }
 
     def of_container(self) -> dict[str, str]:
-        """The container's view of it."""
+        """The interface, as DescribeTasks shows it in each container."""
         return {"attachmentId": self.attachment_id, "privateIpv4Address": str(self._made.private_ip_address)}
 
     def delete(self) -> None:
-        """Give it back. Somebody may have deleted it before, or reset EC2."""
+        """Delete it. Somebody may have deleted it before, or reset EC2."""
         with contextlib.suppress(*MOTO_ERRORS):
             ec2_backends[self._account.account_id][self._account.region].delete_network_interface(self._made.id)
 
@@ -232,7 +232,7 @@ class CloudWatchOutput:
                 ) from None
 
     def write(self, timestamp: int, lines: Sequence[str]) -> None:
-        """Put the lines. Those of a group that was deleted meanwhile are lost, as Docker's driver loses them."""
+        """Write the lines. If the group was deleted meanwhile they are lost, as with Docker's driver."""
         events = [{"timestamp": timestamp, "message": line} for line in lines]
         with LOGS_LOCK, contextlib.suppress(*MOTO_ERRORS):
             self._logs.put_log_events(self._group, self._stream, events)
@@ -244,7 +244,7 @@ class StderrOutput:
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
 
-    def write(self, timestamp: int, lines: Sequence[str]) -> None:  # noqa: ARG002 - whoever reads has a clock
-        """Write the lines, each with the task and container before it."""
+    def write(self, timestamp: int, lines: Sequence[str]) -> None:  # noqa: ARG002 - Output's; terminals need no times
+        """Write the lines, each after the names of its task and container."""
         sys.stderr.write("".join(f"{self._prefix} | {line}\n" for line in lines))
         sys.stderr.flush()

@@ -19,11 +19,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 class EcsWorkerError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package.
+
+    `hide` takes out of the text what no message may tell; who knows secrets that may have been sent sets it.
+    """
+
+    hide: Callable[[str], str] = str
+
+    def __str__(self) -> str:
+        return self.hide(super().__str__())
 
 
 class UserError(EcsWorkerError):

@@ -53,3 +53,8 @@ def next_fargate_pair(cpu: int, memory: int) -> tuple[int, int] | None:
             if units >= cpu and mib >= memory:
                 return units, mib
     return None
+
+
+def whole_number(value: object, least: int, most: int) -> bool:
+    """Whether `value` is a whole number from `least` to `most`."""
+    return type(value) is int and least <= value <= most

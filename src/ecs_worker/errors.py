@@ -25,13 +25,16 @@ if TYPE_CHECKING:
 class EcsWorkerError(Exception):
     """Base of all errors of this package.
 
-    `hide` takes out of the text what no message may tell; who knows secrets that may have been sent sets it.
+    `hide` takes secrets out of the text whenever it is told: set it where it is known which secrets were sent.
     """
 
     hide: Callable[[str], str] = str
 
     def __str__(self) -> str:
         return self.hide(super().__str__())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
 
 
 class UserError(EcsWorkerError):

@@ -78,7 +78,7 @@ def document_origins(
     defaults: WorkerDefaults,
     came_from: Mapping[str, str],
 ) -> dict[str, str]:
-    """`came_from` with the documents and patches that say what variables say, too, where they hold instead of them.
+    """Where variables come from, with the documents and patches that hold in their place.
 
     `configuration` is the one that `with_documents` takes.
     """

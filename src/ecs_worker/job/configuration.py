@@ -61,7 +61,7 @@ def origins(
 
 
 def origin_of(variable: str, came_from: Mapping[str, str]) -> str:
-    """Where the variable came from, as a bracket for messages; empty if nobody has said it. `came_from`: `origins`."""
+    """Where the variable came from, in brackets for messages; empty if nobody has set it. `came_from`: `origins(…)`."""
     return f" (from {came_from[variable]})" if variable in came_from else ""
 
 
@@ -139,8 +139,8 @@ def deep_merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, 
 class JobConfiguration(JobVariables):
     """One run's job, rendered and valid. Takes what the templates of prefect-aws 0.4 … 0.7 and ours produce.
 
-    Keys it doesn't know are left out; a null means the field's default. The fields of IN_REQUESTS stay empty: only the
-    requests tell them.
+    Keys it doesn't know are left out; a null means the field's default. The variables of IN_REQUESTS have no values
+    here: read them in the requests.
     """
 
     task_definition: Definition = Field(default={}, repr=False)  # the request, not the variable of this name

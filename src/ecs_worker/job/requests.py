@@ -378,7 +378,7 @@ def network_configuration(need: NetworkNeed, found: FoundNetwork) -> dict[str, A
     given = need.given.get("subnets") or []
     strange = [subnet for subnet in given if subnet not in found.subnets]
     if strange:
-        raise JobInvalid([f"network_configuration: {', '.join(strange)} not in {need}; mend subnets or vpc_id."])
+        raise JobInvalid([f"network_configuration: {', '.join(strange)} not in {need}; correct subnets or vpc_id."])
     if given:
         return {"awsvpcConfiguration": dict(need.given)}
     if not found.subnets:
@@ -498,7 +498,7 @@ def words(command: str, origin: str = "") -> list[str]:
         return shlex.split(command)
     except ValueError as error:
         raise JobInvalid(
-            [f"command{origin} can't be split into words: {str(error).lower()}; mend its quotes."]
+            [f"command{origin} can't be split into words: {str(error).lower()}; correct its quotes."]
         ) from None
 
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Required
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
+
+# CapacityProviderStrategyItem of the ECS API reference.
+MOST_WEIGHT = 1000
+MOST_BASE = 100_000
 
 
 def _text(value: Any) -> Any:
@@ -137,6 +141,37 @@ else:
         assume_role_arn: Text
         assume_role_kwargs: _Object | None
         aws_client_parameters: _Object | None
+
+
+class AwsCredentials(BaseModel):
+    """An `aws-credentials` block. Prefect's UI offers the stored ones; the job then refers to the chosen one."""
+
+    # Were other properties allowed, Prefect 3 would refuse a reference to a block: it would be a block itself, too.
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "block_type_slug": "aws-credentials",
+            "block_schema_references": {},
+            "secret_fields": ["aws_secret_access_key"],
+        },
+    )
+
+    aws_access_key_id: str | None = Field(default=None, title="AWS Access Key ID")
+    aws_secret_access_key: SecretStr | None = Field(default=None, title="AWS Access Key Secret")
+    aws_session_token: str | None = Field(default=None, title="AWS Session Token")
+    profile_name: str | None = None
+    region_name: str | None = None
+    aws_client_parameters: dict[str, Any] = Field(default_factory=dict, title="AWS Client Parameters")
+    assume_role_arn: str | None = Field(default=None, title="Assume Role ARN")
+    assume_role_kwargs: dict[str, Any] = Field(default_factory=dict, title="Assume Role Parameters")
+
+
+class CapacityProvider(BaseModel):
+    """One item of a capacity provider strategy."""
+
+    capacityProvider: str = Field(title="Capacity Provider", description="Name of the capacity provider.")  # noqa: N815 - ECS's name
+    weight: int = Field(default=0, ge=0, le=MOST_WEIGHT, description="Share of the tasks relative to the other items.")
+    base: int = Field(default=0, ge=0, le=MOST_BASE, description="Tasks that run here first; on one item only.")
 
 
 class Volume(BaseModel):

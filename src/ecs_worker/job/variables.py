@@ -8,9 +8,11 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field
 
 from ecs_worker.job.shapes import (
+    AwsCredentials,
+    CapacityProvider,
     Container,
     Credentials,
     Definition,
@@ -24,55 +26,21 @@ from ecs_worker.job.shapes import (
     Volume,
     shown_as,
 )
+from ecs_worker.job.sizes import EPHEMERAL_STORAGE
 from ecs_worker.job.template import placeholders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# The limits of the ECS API reference that the schema tells, too.
-MOST_WEIGHT = 1000
-MOST_BASE = 100_000
-EPHEMERAL_STORAGE = (21, 200)  # GiB
-LONGEST_STOP_TIMEOUT = 120  # seconds
+LONGEST_STOP_TIMEOUT = 120  # seconds; ContainerDefinition of the ECS API reference
 
 T = TypeVar("T")
 
 _CHANGES_DEFINITION, _IN_REQUESTS = "changes the definition", "in the requests"
 ChangesDefinition = Annotated[T, _CHANGES_DEFINITION]
-"""A variable that acts on the task definition alone: where the job reuses one as it is, it has no effect."""
+"""A variable that changes the task definition: it has no effect where the job reuses one as it is."""
 InRequests = Annotated[T, _IN_REQUESTS]
-"""A variable that the templates put into the ECS requests and nowhere else: it is no part of the configuration."""
-
-
-class AwsCredentials(BaseModel):
-    """An `aws-credentials` block. Prefect's UI offers the stored ones; the job then refers to the chosen one."""
-
-    # Were other properties allowed, Prefect 3 would refuse a reference to a block: it would be a block itself, too.
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "block_type_slug": "aws-credentials",
-            "block_schema_references": {},
-            "secret_fields": ["aws_secret_access_key"],
-        },
-    )
-
-    aws_access_key_id: str | None = Field(default=None, title="AWS Access Key ID")
-    aws_secret_access_key: SecretStr | None = Field(default=None, title="AWS Access Key Secret")
-    aws_session_token: str | None = Field(default=None, title="AWS Session Token")
-    profile_name: str | None = None
-    region_name: str | None = None
-    aws_client_parameters: dict[str, Any] = Field(default_factory=dict, title="AWS Client Parameters")
-    assume_role_arn: str | None = Field(default=None, title="Assume Role ARN")
-    assume_role_kwargs: dict[str, Any] = Field(default_factory=dict, title="Assume Role Parameters")
-
-
-class CapacityProvider(BaseModel):
-    """One item of a capacity provider strategy."""
-
-    capacityProvider: str = Field(title="Capacity Provider", description="Name of the capacity provider.")  # noqa: N815 - ECS's name
-    weight: int = Field(default=0, ge=0, le=MOST_WEIGHT, description="Share of the tasks relative to the other items.")
-    base: int = Field(default=0, ge=0, le=MOST_BASE, description="Tasks that run here first; on one item only.")
+"""A variable that the templates put only into the ECS requests: the configuration has no value of it."""
 
 
 class JobVariables(BaseModel):
@@ -440,7 +408,7 @@ _REQUESTS: dict[str, Any] = {
         "capacityProviderStrategy": "{{ capacity_provider_strategy }}",
     },
 }
-# What the configuration calls the variable task_definition, as a request has that name there.
+# The configuration's name for the variable task_definition: its own field of that name is the request.
 INLINE_DEFINITION = "inline_task_definition"
 
 
@@ -463,7 +431,7 @@ PLACES = dict(_places(_REQUESTS))
 CHANGE_DEFINITION = _marked(_CHANGES_DEFINITION)
 """The variables that have no effect on a task definition that is reused as it is."""
 IN_REQUESTS = {name: next(at for at, placed in PLACES.items() if placed == name) for name in _marked(_IN_REQUESTS)}
-"""The variables that are no part of the configuration → the place in the requests where they are found."""
+"""The variables that only the requests hold → where they stand there."""
 
 
 def default_base_job_template() -> dict[str, Any]:

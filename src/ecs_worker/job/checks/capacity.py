@@ -9,8 +9,8 @@ import re
 from typing import TYPE_CHECKING
 
 from ecs_worker.job.requests import CAPACITY, DEFAULT_CPU, DEFAULT_MEMORY, FARGATE_PROVIDERS, launch_type_of
-from ecs_worker.job.sizes import FARGATE, cpu_units, memory_mib, next_fargate_pair, whole_number
-from ecs_worker.job.variables import EPHEMERAL_STORAGE, MOST_BASE, MOST_WEIGHT
+from ecs_worker.job.shapes import MOST_BASE, MOST_WEIGHT
+from ecs_worker.job.sizes import EPHEMERAL_STORAGE, FARGATE, cpu_units, memory_mib, next_fargate_pair, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -215,7 +215,7 @@ def _tellable(problems: Sequence[str], sources: Sources) -> list[str]:
     return [problem for problem in problems if not any(text in problem for text in sources.unread)]
 
 
-# What a value in a shape that nobody thought of may raise: the last resort, as the job's author can mend it.
+# What a value in a shape that nobody thought of may raise: the last resort, as the job's author can correct it.
 _UNFORESEEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 

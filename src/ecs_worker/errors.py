@@ -24,11 +24,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 class EcsWorkerError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package.
+
+    `hide` takes secrets out of the text whenever it is told: set it where it is known which secrets were sent.
+    """
+
+    hide: Callable[[str], str] = str
+
+    def __str__(self) -> str:
+        return self.hide(super().__str__())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
 
 
 class UserError(EcsWorkerError):

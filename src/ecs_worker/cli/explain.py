@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ecs_worker.cli.preview import Preview, RenderJob
-    from ecs_worker.job.rules import Job
+    from ecs_worker.job.job import Job
 
 _REQUESTS = {"RegisterTaskDefinition": "task_definition", "RunTask": "task_run_request"}
 

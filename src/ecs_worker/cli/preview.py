@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ecs_worker.job.configuration import FlowRunContext
+    from ecs_worker.job.job import Job
     from ecs_worker.job.requests import NetworkNeed
-    from ecs_worker.job.rules import Job
     from ecs_worker.job.template import BlockReference
     from ecs_worker.model import AwsTarget
     from ecs_worker.prefect_api.client import PrefectClient

@@ -11,7 +11,8 @@ from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import JobConfiguration
 from ecs_worker.job.names import LONGEST_NAME, ecs_name
 from ecs_worker.job.options import given_network, network_variable, patch
-from ecs_worker.job.requests import CAPACITY, cleaned, definition_digest, flow_container_name, prepare_definition
+from ecs_worker.job.requests import CAPACITY, cleaned, definition_digest, flow_container_name, prepare_requests
+from ecs_worker.job.variables import CHANGE_DEFINITION, PLACES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,22 +22,21 @@ if TYPE_CHECKING:
 # The agent's rule: the flow runs in the container of the first of these names, or in a new one of the first name.
 _AGENT_CONTAINERS = ("flow", "prefect")
 _DERIVED = "-derived"
-# What the requests call what variables set, and one of them alone holds → the variable.
-_IN_DEFINITION = {
-    "cpu": "cpu",
-    "memory": "memory",
-    "family": "family",
-    "executionRoleArn": "execution_role_arn",
-}
-_IN_ARGUMENTS = {
-    "cpu": "cpu",
-    "memory": "memory",
-    "taskRoleArn": "task_role_arn",
-    "cluster": "cluster",
-    "launchType": "launch_type",
-    "capacityProviderStrategy": "capacity_provider_strategy",
-}
 _DEFAULT_DEFINITION, _DEFAULT_ARGUMENTS = "--task-definition", "--run-task-kwargs"  # the worker's options
+
+
+def _variables_in(*parts: str) -> dict[str, str]:
+    """Key in these parts of the requests → the variable that our template puts there."""
+    return {at.rpartition(".")[2]: variable for at, variable in PLACES.items() if at.rpartition(".")[0] in parts}
+
+
+_IN_DEFINITION = _variables_in("task_definition")
+# Labels join the tags that are there, and which definition is reused is no matter of patches.
+_IN_ARGUMENTS = {
+    key: variable
+    for key, variable in _variables_in("task_run_request", "task_run_request.overrides").items()
+    if key not in {"tags", "taskDefinition"}
+}
 
 
 def paths(configuration: JobConfiguration, defaults: WorkerDefaults) -> dict[str, str]:
@@ -78,7 +78,7 @@ def document_origins(
     defaults: WorkerDefaults,
     came_from: Mapping[str, str],
 ) -> dict[str, str]:
-    """`came_from` with the documents and patches that say what variables say, too, where they hold instead of them.
+    """Where variables come from, with the documents and patches that hold in their place.
 
     `configuration` is the one that `with_documents` takes.
     """
@@ -151,7 +151,7 @@ def derived(
     """
     plain = JobConfiguration(task_run_request=configuration.task_run_request)
     changed, unchanged = _on(described, configuration), _on(described, plain)
-    digests = {definition_digest(prepare_definition(made, context) or {}) for made in (changed, unchanged)}
+    digests = {definition_digest(prepare_requests(made, context)[0]) for made in (changed, unchanged)}
     return changed if len(digests) > 1 else None
 
 
@@ -167,14 +167,7 @@ def ignored_variables(configuration: JobConfiguration) -> list[str]:
     """Job variables that have no effect because the task definition is reused as it is."""
     if not configuration.reused_definition or configuration.derive_task_definition:
         return []
-    fields = JobConfiguration.model_fields
-    given = [name for name in _CHANGE_THE_DEFINITION if getattr(configuration, name) != fields[name].default]
-    names = [name.removeprefix("inline_") for name in given]
-    rendered = configuration.task_definition
-    containers = rendered.get("containerDefinitions") or []
-    names += ["image"] * any(container.get("image") for container in containers)
-    names += ["family"] * bool(rendered.get("family"))
-    return sorted(names)
+    return sorted(name for name in CHANGE_DEFINITION if configuration.says(name))
 
 
 def ignored_warning(configuration: JobConfiguration) -> str:
@@ -185,26 +178,6 @@ def ignored_warning(configuration: JobConfiguration) -> str:
         f"The task definition {configuration.reused_definition} is used as it is, without effect of "
         f"{', '.join(ignored)}: leave that out, or set derive_task_definition."
     )
-
-
-_CHANGE_THE_DEFINITION = (
-    "execution_role_arn",
-    "configure_cloudwatch_logs",
-    "prefect_api_key_secret_arn",
-    "prefect_api_auth_string_secret_arn",
-    "secrets",
-    "cpu_architecture",
-    "operating_system_family",
-    "gpu",
-    "volumes",
-    "stop_timeout_seconds",
-    "linux_init",
-    "readonly_root_filesystem",
-    "inline_task_definition",
-    "task_definition_path",
-    "task_definition_patch",
-    "container_patch",
-)
 
 
 def _one(

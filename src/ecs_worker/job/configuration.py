@@ -1,6 +1,6 @@
-"""From a base job template and job variables to a validated job configuration, and to one run's env, labels, name.
+"""From a base job template and job variables to a validated job configuration.
 
-render_configuration → (template.resolve_blocks, resolve_variables) → JobConfiguration.load → prepare
+render_configuration → (template.resolve_blocks, resolve_variables) → JobConfiguration.load
 """
 
 from __future__ import annotations
@@ -8,15 +8,14 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass, field, fields
-from datetime import UTC
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Required
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
-from typing_extensions import TypedDict
+from pydantic import Field, ValidationError, model_validator
 
 from ecs_worker.errors import JobInvalid
+from ecs_worker.job.shapes import Definition, RunTask  # noqa: TC001 - pydantic reads them at run time
 from ecs_worker.job.template import apply_values, placeholders
+from ecs_worker.job.variables import IN_REQUESTS, INLINE_DEFINITION, PLACES, JobVariables
 from ecs_worker.model import AwsCredentials, AwsTarget, ClaimedRun, Output
 
 if TYPE_CHECKING:
@@ -28,19 +27,7 @@ if TYPE_CHECKING:
     from ecs_worker.settings import JobDefaults
 
 _LONGEST_SHOWN = 80  # characters of a value in a message
-# Job variables that are no fields of the job configuration → where the templates put them.
-_REQUESTED = {
-    "image": "task_definition.containerDefinitions.0.image",
-    "family": "task_definition.family",
-    "cpu": "task_definition.cpu",
-    "memory": "task_definition.memory",
-    "task_definition_arn": "task_run_request.taskDefinition",
-    "launch_type": "task_run_request.launchType",
-    "capacity_provider_strategy": "task_run_request.capacityProviderStrategy",
-    "task_role_arn": "task_run_request.overrides.taskRoleArn",
-}
 _TEMPLATE = "the work pool's template"
-DEFAULT_COMMAND = "prefect flow-run execute"
 # Field names whose values never stand in a message.
 _SECRET = re.compile(r"secret|token|key|passw|auth|credential|env", re.IGNORECASE)
 
@@ -69,8 +56,13 @@ def origins(
     asked = {name.split(".")[0] for name in placeholders(base_job_template.get("job_configuration"))} | {"env"}
     return {
         **{name: words for name, words in found.items() if name in asked},
-        **dict.fromkeys(({*_REQUESTED, *JobConfiguration.model_fields, *found} - asked), _TEMPLATE),
+        **dict.fromkeys(({*JobConfiguration.model_fields, *found} - asked), _TEMPLATE),
     }
+
+
+def origin_of(variable: str, came_from: Mapping[str, str]) -> str:
+    """Where the variable came from, in brackets for messages; empty if nobody has set it. `came_from`: `origins(…)`."""
+    return f" (from {came_from[variable]})" if variable in came_from else ""
 
 
 def render_configuration(
@@ -144,215 +136,21 @@ def deep_merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, 
     return merged
 
 
-def _text(value: Any) -> Any:
-    """Numbers and flags as Prefect writes them in `env`: `str(value)`."""
-    return str(value) if isinstance(value, int | float) else value
-
-
-def _texts(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {key: None if item is None else str(item) for key, item in value.items()}
-
-
-def _items(key: str) -> BeforeValidator:
-    """ECS's list of objects, from the mapping that a placeholder may have put in its place."""
-
-    def items(value: Any) -> Any:
-        return [{key: k, "value": v} for k, v in value.items()] if isinstance(value, dict) else value or []
-
-    return BeforeValidator(items)
-
-
-_Text = Annotated[str | None, BeforeValidator(lambda value: _text(value) or None)]
-_Texts = Annotated[dict[str, str | None], BeforeValidator(_texts)]
-_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-def _words(value: Any) -> Any:
-    value = _text(value)
-    if value is None or isinstance(value, str | list):
-        return value
-    raise PydanticCustomError("words", "input should be a text or a list of texts")
-
-
-_Object = dict[str, Any]
-
-if TYPE_CHECKING:
-    _Container = dict[str, Any]
-    _Credentials = dict[str, Any]
-    _Definition = dict[str, Any]
-    _DefinitionPatch = dict[str, Any]
-    _Network = dict[str, Any]
-    _RunTask = dict[str, Any]
-else:
-    # The shape of what this package reads in the templates' ECS requests; everything else passes through unread.
-    class _Named(TypedDict, total=False, extra_items=Any):
-        name: _Text
-
-    class _Tag(TypedDict, total=False, extra_items=Any):
-        key: Required[Annotated[str, BeforeValidator(_text)]]
-        value: _Text
-
-    class _Log(TypedDict, total=False, extra_items=Any):
-        options: _Object | None
-
-    class _Container(TypedDict, total=False, extra_items=Any):
-        name: _Text
-        image: _Text
-        command: Annotated[Any, BeforeValidator(_words)]
-        environment: Annotated[list[_Named], _items("name")]
-        environmentFiles: list[_Object] | None
-        secrets: list[_Named] | None
-        logConfiguration: _Log | None
-        linuxParameters: _Object | None
-        mountPoints: list[_Object] | None
-        resourceRequirements: list[_Object] | None
-
-    class _Definition(TypedDict, total=False, extra_items=Any):
-        containerDefinitions: list[_Container] | None
-        family: _Text
-        requiresCompatibilities: list[str] | None
-        runtimePlatform: _Object | None
-        tags: Annotated[list[_Tag], _items("key")]
-        volumes: list[_Named] | None
-
-    class _DefinitionPatch(_Definition, total=False, extra_items=Any):
-        containerDefinitions: list[_Container]  # a null would remove the flow's, too
-
-    class _Overrides(TypedDict, total=False, extra_items=Any):
-        containerOverrides: list[_Container] | None
-
-    class _Vpc(TypedDict, total=False, extra_items=Any):
-        subnets: list[str] | None
-        securityGroups: list[str] | None
-
-    class _Network(_Vpc, total=False, extra_items=Any):
-        awsvpcConfiguration: _Vpc | None
-
-    class _Provider(TypedDict, total=False, extra_items=Any):
-        capacityProvider: _Text
-
-    class _RunTask(TypedDict, total=False, extra_items=Any):
-        taskDefinition: _Text
-        overrides: _Overrides | None
-        networkConfiguration: _Network | None
-        tags: Annotated[list[_Tag], _items("key")]
-        capacityProviderStrategy: list[_Provider] | None
-        volumeConfigurations: list[_Named] | None
-
-    class _Credentials(TypedDict, total=False, extra_items=Any):
-        aws_access_key_id: _Text
-        aws_secret_access_key: _Text
-        aws_session_token: _Text
-        profile_name: _Text
-        region_name: _Text
-        assume_role_arn: _Text
-        assume_role_kwargs: _Object | None
-        aws_client_parameters: _Object | None
-
-
-class Volume(BaseModel):
-    """A volume and where the flow's container mounts it.
-
-    `name`, `mount_path` and `read_only` are ours, everything else is ECS's own: `efsVolumeConfiguration`, `host`,
-    `dockerVolumeConfiguration` of the definition, or RunTask's `managedEBSVolume`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
-
-    name: str
-    mount_path: str
-    read_only: bool = False
-    managedEBSVolume: dict[str, Any] | None = None  # noqa: N815 - ECS's name
-
-    def definition(self) -> dict[str, Any]:
-        """The definition's part."""
-        launch = {} if self.managedEBSVolume is None else {"configuredAtLaunch": True}
-        return {"name": self.name, **(self.model_extra or {}), **launch}
-
-    def mount_point(self) -> dict[str, Any]:
-        """The container's part."""
-        return {"sourceVolume": self.name, "containerPath": self.mount_path, "readOnly": self.read_only}
-
-    def at_launch(self) -> list[dict[str, Any]]:
-        """RunTask's part."""
-        made = self.managedEBSVolume
-        return [] if made is None else [{"name": self.name, "managedEBSVolume": made}]
-
-
-class JobConfiguration(BaseModel):
+class JobConfiguration(JobVariables):
     """One run's job, rendered and valid. Takes what the templates of prefect-aws 0.4 … 0.7 and ours produce.
 
-    Keys it doesn't know are left out; a null means the field's default. Times are in seconds.
+    Keys it doesn't know are left out; a null means the field's default. The variables of IN_REQUESTS have no values
+    here: read them in the requests.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
-
-    command: _Text = None
-    env: _Texts = Field(default={}, repr=False)
-    labels: _Texts = Field(default={})
-    name: _Text = None
-    aws_credentials: _Credentials = Field(default={}, repr=False)
-    task_definition: _Definition = Field(default={}, repr=False)
-    task_run_request: _RunTask = Field(default={}, repr=False)
-    configure_cloudwatch_logs: bool = False
-    cloudwatch_logs_options: _Texts = Field(default={})
-    cloudwatch_logs_prefix: _Text = None
-    network_configuration: _Network = Field(default={})
-    stream_output: bool = False
-    task_start_timeout_seconds: _Seconds = 0
-    task_watch_poll_interval: _Seconds = 0
-    auto_deregister_task_definition: bool = False
-    vpc_id: _Text = None
-    container_name: _Text = None
-    cluster: _Text = None
-    match_latest_revision_in_family: bool = False
-    prefect_api_key_secret_arn: _Text = None
-    prefect_api_auth_string_secret_arn: _Text = None
-    execution_role_arn: _Text = None
-
-    # Beyond prefect-aws; see variables.py for what they mean.
-    secrets: dict[str, str] = Field(default={}, repr=False)
-    environment_files: list[str] = []
-    subnets: list[str] = []
-    security_groups: list[str] = []
-    assign_public_ip: bool | None = None
-    inherit_network: bool | None = None
-    ephemeral_storage_gib: Annotated[int, Field(ge=21, le=200)] | None = None
-    cpu_architecture: Literal["X86_64", "ARM64"] | None = None
-    operating_system_family: _Text = None
-    gpu: Annotated[int, Field(ge=1)] | None = None
-    platform_version: _Text = None
-    propagate_tags: Literal["TASK_DEFINITION", "NONE"] | None = None
-    enable_execute_command: bool | None = None
-    group: _Text = None
-    placement_constraints: list[dict[str, Any]] = []
-    placement_strategy: list[dict[str, Any]] = []
-    volumes: list[Volume] = []
-    stop_timeout_seconds: Annotated[int, Field(ge=0, le=120)] | None = None
-    linux_init: bool | None = None
-    readonly_root_filesystem: bool | None = None
-    max_runtime_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    start_attempts: Annotated[int, Field(ge=1, le=20)] = 3
-    launch_timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 900
-    spot_fallback: bool = False
-    stream_output_to: Literal["worker", "prefect", "both"] | None = None
-    stream_containers: list[str] = []
-    round_up_resources: bool = False
-    derive_task_definition: bool = False
-    inline_task_definition: _Definition = Field(default={}, repr=False)
-    task_definition_path: _Text = None
-    run_task_kwargs: _RunTask = Field(default={}, repr=False)
-    run_task_kwargs_path: _Text = None
-    task_definition_patch: _DefinitionPatch = Field(default={}, repr=False)
-    container_patch: _Container = Field(default={}, repr=False)
-    run_task_patch: _RunTask = Field(default={}, repr=False)
+    task_definition: Definition = Field(default={}, repr=False)  # the request, not the variable of this name
+    task_run_request: RunTask = Field(default={}, repr=False)
+    inline_task_definition: Definition = Field(default={}, repr=False)  # the variable task_definition
 
     @model_validator(mode="before")
     @classmethod
-    def _null_is_default(cls, data: Any) -> Any:
-        return {key: value for key, value in data.items() if value is not None}
+    def _only_what_is_said(cls, data: Any) -> Any:
+        return {key: value for key, value in data.items() if value is not None and key not in IN_REQUESTS}
 
     @classmethod
     def load(cls, rendered: Mapping[str, Any], came_from: Mapping[str, str] | None = None) -> Self:
@@ -400,6 +198,14 @@ class JobConfiguration(BaseModel):
         # A block that only names a Region, or nothing, means the worker's own credentials.
         return AwsTarget(None if credentials == AwsCredentials() else credentials, data.get("region_name"))
 
+    def says(self, variable: str) -> bool:
+        """Whether the job gives the variable a value of its own."""
+        if variable in IN_REQUESTS:
+            request, *path = IN_REQUESTS[variable].split(".")
+            return _holds(getattr(self, request), path)
+        name = INLINE_DEFINITION if variable == "task_definition" else variable
+        return bool(getattr(self, name) != getattr(_NOTHING_SAID, name))
+
     @property
     def reused_definition(self) -> str | None:
         """The ARN or family of the task definition to use as it is, if the job names one."""
@@ -418,9 +224,21 @@ class JobConfiguration(BaseModel):
         return self.task_start_timeout_seconds or None
 
 
+_NOTHING_SAID = JobConfiguration()
+
+
 def _given(values: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
     """Without what is null or says what is so anyway."""
     return {key: value for key, value in values.items() if value is not None and value != defaults.get(key)}
+
+
+def _holds(value: Any, path: Sequence[str]) -> bool:
+    """Whether something stands at `path` of a request; of a list, in any item."""
+    if not path:
+        return bool(value)
+    if isinstance(value, list):
+        return any(_holds(item, path[1:]) for item in value)
+    return isinstance(value, dict) and _holds(value.get(path[0]), path[1:])
 
 
 def _without(value: Any, path: Sequence[str | int]) -> Any:
@@ -438,24 +256,20 @@ def _sentence(problem: Any, rendered: Mapping[str, Any], came_from: Mapping[str,
     path = [str(part) for part in problem["loc"]]
     where = ".".join(path) or "The job configuration"
     request = path[:1] == ["task_definition"] or path[:1] == ["task_run_request"]
-    if where in _REQUESTED.values():
-        where = next(name for name, place in _REQUESTED.items() if place == where)
-        origin = _from(came_from, where)
-    elif path[:1] == ["inline_task_definition"]:
+    if PLACES.get(where) in IN_REQUESTS:
+        where = PLACES[where]
+        origin = origin_of(where, came_from)
+    elif path[:1] == [INLINE_DEFINITION]:
         where = ".".join(["task_definition", *path[1:]])
-        origin = _from(came_from, "task_definition")
+        origin = origin_of("task_definition", came_from)
     else:
-        origin = "" if request else _from(came_from, where.split(".")[0])
+        origin = "" if request else origin_of(where.split(".")[0], came_from)
     value: Any = rendered
     for part in problem["loc"]:
         value = _at(value, part)
     shown = "" if value is None or any(map(_SECRET.search, path)) else f" is {_short(value)}"
     reason = str(problem["msg"])
     return f"{where}{shown}{origin}: {reason[0].lower()}{reason[1:]}; change it or leave it out."
-
-
-def _from(came_from: Mapping[str, str], variable: str) -> str:
-    return f" (from {came_from[variable]})" if variable in came_from else ""
 
 
 def _at(value: Any, part: str | int) -> Any:
@@ -542,71 +356,3 @@ class FlowRunContext:
     inherited_env: Mapping[str, str] = field(default_factory=dict, repr=False)
     defaults: WorkerDefaults = WorkerDefaults()
     python_version: str = f"{sys.version_info.major}.{sys.version_info.minor}"
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What one run's container gets. `unset` are the variables that the job's env sets to null."""
-
-    command: str
-    env: Mapping[str, str] = field(repr=False)
-    labels: Mapping[str, str]
-    unset: frozenset[str]
-
-
-def prepare(configuration: JobConfiguration, context: FlowRunContext) -> Prepared:
-    """Command, env and labels of one run, in the peer's order; the job's own values win.
-
-    env: inherited PREFECT_ settings < the worker's defaults < the run's identity < the job's env. A null unsets.
-    """
-    env: dict[str, str | None] = {
-        **context.inherited_env,
-        **context.defaults.env,
-        **_identity_env(context),
-        **configuration.env,
-    }
-    labels = {**context.defaults.labels, **_identity_labels(context), **configuration.labels}
-    return Prepared(
-        command=configuration.command or DEFAULT_COMMAND,
-        env={name: value for name, value in env.items() if value is not None},
-        labels={key: value for key, value in labels.items() if value is not None},
-        unset=frozenset(name for name, value in configuration.env.items() if value is None),
-    )
-
-
-def _identity_env(context: FlowRunContext) -> dict[str, str]:
-    run = context.run
-    env = {
-        "PREFECT__FLOW_RUN_ID": str(run.run_id),
-        "PREFECT__WORKER_NAME": context.worker_name,
-        "PREFECT__FLOW_ID": str(run.flow_id),
-        "PREFECT__FLOW_NAME": context.flow_name,
-    }
-    if context.worker_id:
-        env["PREFECT__WORKER_ID"] = str(context.worker_id)
-    if run.deployment_id:
-        env["PREFECT__DEPLOYMENT_ID"] = str(run.deployment_id)
-    if context.deployment_name:
-        env["PREFECT__DEPLOYMENT_NAME"] = context.deployment_name
-    return env
-
-
-def _identity_labels(context: FlowRunContext) -> dict[str, str]:
-    run = context.run
-    labels = {
-        "prefect.io/flow-run-id": str(run.run_id),
-        "prefect.io/flow-run-name": run.name,
-        "prefect.io/work-pool-name": context.pool_name,
-        "prefect.io/work-pool-id": str(context.pool_id),
-        "prefect.io/worker-name": context.worker_name,
-        "prefect.io/flow-id": str(run.flow_id),
-        "prefect.io/flow-name": context.flow_name,
-    }
-    if context.server_version:
-        labels["prefect.io/version"] = context.server_version
-    if run.deployment_id and context.deployment_name:
-        labels["prefect.io/deployment-id"] = str(run.deployment_id)
-        labels["prefect.io/deployment-name"] = context.deployment_name
-        if context.deployment_updated:
-            labels["prefect.io/deployment-updated"] = context.deployment_updated.astimezone(UTC).isoformat()
-    return labels

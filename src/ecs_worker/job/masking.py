@@ -36,7 +36,7 @@ class Redactor:
         return self._pattern.sub(MASK, message) if self._pattern else message
 
 
-_LONG = 8  # characters; what is shorter is only hidden where it stands alone, lest it be found in other words
+_LONG = 8  # characters; shorter ones may be parts of other words, and are only hidden where they stand alone
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -6,6 +6,11 @@ import hashlib
 import html
 import re
 import unicodedata
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # RegisterTaskDefinition: families and container names are up to 255 letters, digits, underscores and hyphens.
 LONGEST_NAME = 255
@@ -13,6 +18,8 @@ LONGEST_NAME = 255
 LONGEST_TAG_KEY = 128
 LONGEST_TAG_VALUE = 256
 
+# What ECS takes as the name of a container or a volume.
+VALID_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{LONGEST_NAME}}}")
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]+")
 _NOT_IN_TAGS = re.compile(r"[^a-zA-Z0-9_./=+:@-]")
 
@@ -44,3 +51,8 @@ def tag_text(text: object, longest: int) -> str:
     slug = unicodedata.normalize("NFKC", re.sub(r"&(#?\w+);", lambda match: html.unescape(match[0]), slug))
     slug = re.sub(r"(?<=\d),(?=\d)", "", slug.replace("'", ""))
     return re.sub(r"-{2,}", "-", _NOT_IN_TAGS.sub("-", slug)).strip("-")[:longest]
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Those that are there more than once."""
+    return [name for name, count in Counter(names).items() if count > 1]

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ecs_worker.errors import JobInvalid
-from ecs_worker.job.configuration import prepare
 from ecs_worker.job.names import (
     LONGEST_TAG_KEY,
     LONGEST_TAG_VALUE,
@@ -32,13 +31,15 @@ from ecs_worker.job.options import (
     patch,
     wanted_network,
 )
+from ecs_worker.job.prepared import prepare
 from ecs_worker.job.sizes import cpu_units, memory_mib, next_fargate_pair
 from ecs_worker.model import LogStream
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from ecs_worker.job.configuration import FlowRunContext, JobConfiguration, Prepared
+    from ecs_worker.job.configuration import FlowRunContext, JobConfiguration
+    from ecs_worker.job.prepared import Prepared
 
 DEFAULT_CONTAINER = "prefect"
 DEFAULT_CPU = 1024  # CPU units
@@ -77,7 +78,36 @@ def flow_container_name(configuration: JobConfiguration, definition: Mapping[str
     return DEFAULT_CONTAINER
 
 
-def presumed_definition(configuration: JobConfiguration) -> dict[str, Any]:
+def prepare_requests(
+    configuration: JobConfiguration,
+    context: FlowRunContext,
+    reused: Mapping[str, Any] | None = None,
+    confidential: Collection[str] = (),
+) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """RegisterTaskDefinition's request, and RunTask's without taskDefinition, clientToken and startedBy.
+
+    In place of the first, a job that reuses a definition gets `reused`, which is how ECS describes that one; None:
+    what is presumed of it. A network that must be looked up is put into the second afterwards, by `with_network`.
+    `confidential` are the variables of env that may not move into the definition, which many may read.
+    Raises JobInvalid if the flow's container is not there, or a command or a size can't be read.
+    """
+    prepared = prepare(configuration, context)
+    definition: Mapping[str, Any]
+    if configuration.reused_definition:
+        definition = reused or _presumed_definition(configuration)
+    else:
+        definition = _definition(configuration, context, prepared)
+    request = _run_task(configuration, context, prepared, definition)
+    if overrides_length(request) <= MOST_OVERRIDES:
+        return definition, request
+    flow = flow_container_name(configuration, definition)
+    if not configuration.reused_definition:
+        movable = _movable(configuration, context, prepared, confidential)
+        definition = _with_moved(definition, flow, movable, _without_repeated(request, definition, flow))
+    return definition, _without_repeated(request, definition, flow)
+
+
+def _presumed_definition(configuration: JobConfiguration) -> dict[str, Any]:
     """What a reused definition must at least be for the job to fit it, while nobody has asked ECS."""
     presumed: dict[str, Any] = {"containerDefinitions": [{"name": flow_container_name(configuration, None)}]}
     launch_type = configuration.task_run_request.get("launchType")
@@ -89,18 +119,8 @@ def presumed_definition(configuration: JobConfiguration) -> dict[str, Any]:
 # RegisterTaskDefinition ---------------------------------------------------------------------------------------
 
 
-def prepare_definition(
-    configuration: JobConfiguration, context: FlowRunContext, confidential: Collection[str] = ()
-) -> dict[str, Any] | None:
-    """The RegisterTaskDefinition request; None when the run reuses a definition as it is.
-
-    `confidential` are the variables of env that may not move into the definition, which many may read.
-    Raises JobInvalid if the container that should run the flow is not there.
-    """
-    if configuration.reused_definition:
-        return None
+def _definition(configuration: JobConfiguration, context: FlowRunContext, prepared: Prepared) -> dict[str, Any]:
     definition = copy.deepcopy(configuration.task_definition)
-    prepared = prepare(configuration, context)
     containers = [container for container in definition.get("containerDefinitions") or [] if cleaned(container)]
     for container in containers:
         if container.get("name"):
@@ -120,7 +140,6 @@ def prepare_definition(
     container = _flow_container(definition["containerDefinitions"], container_name)
     definition["family"] = _family(definition, context)
     _size(definition, container, configuration, fargate=_fits_fargate(configuration, context, definition))
-    _make_room(definition, container, configuration, context, confidential)
     request: dict[str, Any] = cleaned(definition)
     return request
 
@@ -359,7 +378,7 @@ def network_configuration(need: NetworkNeed, found: FoundNetwork) -> dict[str, A
     given = need.given.get("subnets") or []
     strange = [subnet for subnet in given if subnet not in found.subnets]
     if strange:
-        raise JobInvalid([f"network_configuration: {', '.join(strange)} not in {need}; mend subnets or vpc_id."])
+        raise JobInvalid([f"network_configuration: {', '.join(strange)} not in {need}; correct subnets or vpc_id."])
     if given:
         return {"awsvpcConfiguration": dict(need.given)}
     if not found.subnets:
@@ -374,27 +393,16 @@ def network_configuration(need: NetworkNeed, found: FoundNetwork) -> dict[str, A
 # RunTask ------------------------------------------------------------------------------------------------------
 
 
-def prepare_run_task(
-    configuration: JobConfiguration,
-    context: FlowRunContext,
-    definition: Mapping[str, Any],
-    network: Mapping[str, Any] | None = None,
+def _run_task(
+    configuration: JobConfiguration, context: FlowRunContext, prepared: Prepared, definition: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The RunTask request without taskDefinition, clientToken and startedBy.
-
-    `definition` is our own RegisterTaskDefinition request, or the description of a reused definition. `network` is
-    what `network_configuration` made of the look-up. Raises JobInvalid for a command that is no shell text.
-    """
     request = copy.deepcopy(configuration.task_run_request)
     request.pop("taskDefinition", None)
-    prepared = prepare(configuration, context)
     request["cluster"] = request.get("cluster") or configuration.cluster or context.defaults.cluster
     request = {key: value for key, value in request.items() if key not in CAPACITY}
     request |= capacity(configuration, context, definition)
     given = wanted_network(configuration)
-    if network:
-        request["networkConfiguration"] = dict(network)
-    elif given and definition.get("networkMode") == "awsvpc":
+    if given and definition.get("networkMode") == "awsvpc":
         request["networkConfiguration"] = {"awsvpcConfiguration": given}
     request["overrides"] = _overrides(request.get("overrides") or {}, configuration, context, definition, prepared)
     request["tags"] = _tags(request.get("tags"), prepared.labels, context)
@@ -402,9 +410,15 @@ def prepare_run_task(
     request = patch(request, configuration.run_task_patch)
     request["overrides"] = _settled_overrides(request.get("overrides") or {}, definition)
     result: dict[str, Any] = cleaned(request)
-    if overrides_length(result) > MOST_OVERRIDES:
-        _leave_out_repeated(result, configuration, definition)
     return result
+
+
+def with_network(
+    request: Mapping[str, Any], network: Mapping[str, Any], configuration: JobConfiguration
+) -> dict[str, Any]:
+    """The RunTask request with what `network_configuration` made of the look-up, below the job's own patch."""
+    patches = {key: value for key, value in configuration.run_task_patch.items() if key == "networkConfiguration"}
+    return {**request, **cleaned(patch({"networkConfiguration": network}, patches))}
 
 
 def _settled_overrides(overrides: Mapping[str, Any], definition: Mapping[str, Any]) -> dict[str, Any]:
@@ -484,7 +498,7 @@ def words(command: str, origin: str = "") -> list[str]:
         return shlex.split(command)
     except ValueError as error:
         raise JobInvalid(
-            [f"command{origin} can't be split into words: {str(error).lower()}; mend its quotes."]
+            [f"command{origin} can't be split into words: {str(error).lower()}; correct its quotes."]
         ) from None
 
 
@@ -520,49 +534,59 @@ def overrides_length(request: Mapping[str, Any]) -> int:
     return len(json.dumps(request.get("overrides", {}), separators=(",", ":"), ensure_ascii=False))
 
 
-def _make_room(
-    definition: dict[str, Any],
-    container: dict[str, Any],
-    configuration: JobConfiguration,
-    context: FlowRunContext,
-    confidential: Collection[str],
-) -> None:
-    """Move the deployment's variables, largest first, into the definition until the overrides fit.
+def _movable(
+    configuration: JobConfiguration, context: FlowRunContext, prepared: Prepared, confidential: Collection[str]
+) -> dict[str, str]:
+    """The deployment's own variables, the largest first.
 
     What differs from run to run stays out, so that the definition is still shared by the deployment's runs; so do
     the worker's own settings, which hold its API key, and what is confidential.
     """
-    request = prepare_run_task(configuration, context, definition)
+    of_run = context.run.job_variables
+    kept = {*confidential, *(name.removeprefix("env.") for name in of_run), *(of_run.get("env") or {})}
+    said = {name: value for name, value in prepared.env.items() if configuration.env.get(name) == value}
+    largest_first = sorted(said.items(), key=lambda item: (-len(item[1]), item[0]))
+    return {name: value for name, value in largest_first if name not in kept}
+
+
+def _with_moved(
+    definition: Mapping[str, Any], flow: str, movable: Mapping[str, str], request: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The definition with as many of the `movable` variables as the overrides of `request` are too long by."""
     excess = overrides_length(request) - MOST_OVERRIDES
-    if excess <= 0:
-        return
-    run_env = context.run.job_variables.get("env")
-    per_run = {name.removeprefix("env.") for name in context.run.job_variables} | set(run_env or {})
-    kept = {*per_run, *confidential, *_secret_names(container)}
-    movable = prepare(configuration, context).env.items() & dict(configuration.env).items()
-    environment = _pairs(container.get("environment"))
-    for name, value in sorted(movable, key=lambda item: (-len(item[1] or ""), item[0])):
-        if excess > 0 and name not in kept:
-            environment[name] = value
-            excess -= len(json.dumps({"name": name, "value": value}, separators=(",", ":"), ensure_ascii=False))
-    container["environment"] = environment_list(environment)
+
+    def filled(container: Mapping[str, Any]) -> dict[str, Any]:
+        nonlocal excess
+        environment = _pairs(container.get("environment"))
+        secrets = _secret_names(container)
+        for name, value in movable.items():
+            if excess > 0 and name not in secrets:
+                environment[name] = value
+                excess -= len(json.dumps({"name": name, "value": value}, separators=(",", ":"), ensure_ascii=False))
+        with_moved: dict[str, Any] = cleaned({**container, "environment": environment_list(environment)})
+        return with_moved
+
+    containers = definition["containerDefinitions"]
+    return {**definition, "containerDefinitions": [filled(c) if c.get("name") == flow else c for c in containers]}
 
 
-def _leave_out_repeated(
-    request: dict[str, Any], configuration: JobConfiguration, definition: Mapping[str, Any]
-) -> None:
-    """Leave out of the overrides what the definition's flow container says with the same value."""
-    name = flow_container_name(configuration, definition)
+def _without_repeated(request: Mapping[str, Any], definition: Mapping[str, Any], flow: str) -> dict[str, Any]:
+    """RunTask's request without the variables that the definition's flow container has with the same value."""
     said = {
         pair
         for container in definition.get("containerDefinitions") or []
-        if container.get("name") == name
+        if container.get("name") == flow
         for pair in _pairs(container.get("environment")).items()
     }
-    for container in request["overrides"]["containerOverrides"]:
-        if container.get("name") == name:
-            environment = _pairs(container.get("environment"))
-            container["environment"] = environment_list(dict(environment.items() - said))
+
+    def rest(override: Mapping[str, Any]) -> dict[str, Any]:
+        own = dict(_pairs(override.get("environment")).items() - said)
+        return {**override, "environment": environment_list(own)}
+
+    overrides = request["overrides"]
+    containers = overrides.get("containerOverrides") or []
+    changed = [rest(item) if item.get("name") == flow else item for item in containers]
+    return {**request, "overrides": {**overrides, "containerOverrides": changed}}
 
 
 # Logs ---------------------------------------------------------------------------------------------------------

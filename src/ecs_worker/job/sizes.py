@@ -1,4 +1,4 @@
-"""CPU and memory: units, and the pairs that Fargate runs.
+"""CPU and memory: units, and the pairs that Fargate runs; its temporary disks.
 
 Source: ECS developer guide, "Task CPU and memory" (Fargate); RegisterTaskDefinition, `cpu` and `memory`.
 """
@@ -21,6 +21,8 @@ FARGATE: dict[int, tuple[int, ...]] = {
     16384: tuple(range(32 * _GIB, 120 * _GIB + 1, 8 * _GIB)),
     32768: (60 * _GIB, 120 * _GIB, 244 * _GIB),
 }
+
+EPHEMERAL_STORAGE = (21, 200)  # GiB; EphemeralStorage of the ECS API reference
 
 _AMOUNT = re.compile(r"\s*(\d{1,9}(?:\.\d+)?|\.\d+)\s*([a-z]*)\s*", re.IGNORECASE)
 _CPU_UNITS = {"": 1, "vcpu": 1024, "vcpus": 1024}
@@ -53,3 +55,8 @@ def next_fargate_pair(cpu: int, memory: int) -> tuple[int, int] | None:
             if units >= cpu and mib >= memory:
                 return units, mib
     return None
+
+
+def whole_number(value: object, least: int, most: int) -> bool:
+    """Whether `value` is a whole number from `least` to `most`."""
+    return type(value) is int and least <= value <= most

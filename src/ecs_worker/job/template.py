@@ -237,5 +237,5 @@ def _document(documents: Mapping[BlockReference, Any], reference: BlockReference
         return documents[reference]
     except KeyError:
         raise JobInvalid(
-            [f"The job refers to the block {reference}, which does not exist; make it or mend the reference."]
+            [f"The job refers to the block {reference}, which does not exist; create it or correct the reference."]
         ) from None

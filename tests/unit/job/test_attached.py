@@ -17,7 +17,7 @@ from ecs_worker.job.attached import (
     with_documents,
 )
 from ecs_worker.job.configuration import JobConfiguration, WorkerDefaults, render_configuration
-from ecs_worker.job.requests import network_need, prepare_definition, prepare_run_task
+from ecs_worker.job.requests import network_need, prepare_requests
 from ecs_worker.job.variables import default_base_job_template
 from support.builders import ANY_RUN
 
@@ -29,9 +29,8 @@ def load(variables: dict[str, Any]) -> JobConfiguration:
 
 
 def build(configuration: JobConfiguration) -> tuple[dict[str, Any], dict[str, Any]]:
-    definition = prepare_definition(configuration, CONTEXT)
-    assert definition is not None
-    return definition, prepare_run_task(configuration, CONTEXT, definition)
+    definition, request = prepare_requests(configuration, CONTEXT)
+    return dict(definition), request
 
 
 SIDE = {"name": "side", "image": "envoy:1", "essential": False}
@@ -234,7 +233,7 @@ def test_a_job_that_reuses_a_definition_gets_no_other() -> None:
     described = {"containerDefinitions": [{"name": "app"}]}
     contents = {"k": {"overrides": {"containerOverrides": [{"name": "app", "memory": 64}]}}}
     configuration = with_default_arguments(configuration, contents, DEFAULTS, described)
-    request = prepare_run_task(configuration, CONTEXT, described)
+    _, request = prepare_requests(configuration, CONTEXT, described)
     [flow] = request["overrides"]["containerOverrides"]
     assert (flow["name"], flow["memory"], flow["command"]) == ("app", 64, ["prefect", "flow-run", "execute"])
 

@@ -13,14 +13,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ecs_worker.errors import EcsWorkerError, JobInvalid, PrefectNotFound
+from ecs_worker.job.assembly import draft, in_network, usable
 from ecs_worker.job.attached import (
-    derived,
     document_origins,
     ignored_warning,
     paths,
     with_default_arguments,
     with_documents,
 )
+from ecs_worker.job.checks.rules import problems_of
 from ecs_worker.job.configuration import (
     FlowRunContext,
     JobConfiguration,
@@ -30,16 +31,7 @@ from ecs_worker.job.configuration import (
     render_configuration,
 )
 from ecs_worker.job.masking import Redactor
-from ecs_worker.job.requests import (
-    flow_container_name,
-    log_streams,
-    network_configuration,
-    network_need,
-    prepare_definition,
-    prepare_run_task,
-    presumed_definition,
-)
-from ecs_worker.job.rules import Job, problems_of, usable
+from ecs_worker.job.requests import flow_container_name, log_streams, network_need
 from ecs_worker.job.template import UNSET, references, resolve_blocks, resolve_variables
 from ecs_worker.lifecycle.rendering.lookups import Lookups
 from ecs_worker.lifecycle.rendering.sources import WorkerSources
@@ -50,6 +42,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ecs_worker.aws.session import Aws
+    from ecs_worker.job.job import Job
     from ecs_worker.lifecycle.rendering.sources import Sources
     from ecs_worker.model import ClaimedRun
     from ecs_worker.prefect_api.client import PrefectClient
@@ -193,32 +186,24 @@ async def assemble(
         }
         came_from = document_origins(configuration, contents, defaults, came_from)
         configuration = with_documents(configuration, contents, defaults)
-        reused, described = None, True
+        reused = None
         if name := configuration.reused_definition:
             reused = await sources.definition(configuration.target, name)
-            described = reused is not None
         configuration = with_default_arguments(configuration, contents, defaults, reused)
         configuration, unusable = usable(configuration, came_from)
         problems += unusable
-        if reused is not None and configuration.derive_task_definition:
-            changed = derived(configuration, reused, context)
-            configuration, reused = (configuration, reused) if changed is None else (changed, None)
         confidential = _changed(unresolved.get("env"), rendered.get("env"))
-        definition = reused or prepare_definition(configuration, context, confidential)
-        if definition is None:
-            definition = presumed_definition(configuration)
-        need = network_need(configuration, context, definition)
-        network = network_configuration(need, await sources.network(configuration.target, need)) if need else None
-        run_task = prepare_run_task(configuration, context, definition, network)
+        job = draft(configuration, context, reused, confidential=confidential, came_from=came_from, hidden=hidden)
+        if (need := network_need(job.configuration, context, job.definition)) is not None:
+            job = in_network(job, need, await sources.network(configuration.target, need))
     except JobInvalid as error:
         found = [*problems, *error.problems]
         raise JobInvalid([hidden.hide(problem) for problem in _tellable(found, sources) or found]) from None
     except _UNFORESEEN as error:
         raise JobInvalid([*map(hidden.hide, problems), _unforeseen(error)]) from None
     except EcsWorkerError as error:
-        error.args = (hidden.hide(str(error)),)
+        error.hide = hidden.hide
         raise
-    job = Job(configuration, context, definition, run_task, came_from, described, hidden)
     return job, [hidden.hide(problem) for problem in _tellable(problems, sources)]
 
 
@@ -227,7 +212,7 @@ def _tellable(problems: Sequence[str], sources: Sources) -> list[str]:
     return [problem for problem in problems if not any(text in problem for text in sources.unread)]
 
 
-# What a value in a shape that nobody thought of may raise: the last resort, as the job's author can mend it.
+# What a value in a shape that nobody thought of may raise: the last resort, as the job's author can correct it.
 _UNFORESEEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 

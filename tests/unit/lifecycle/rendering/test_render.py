@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ecs_worker.errors import JobInvalid
+from ecs_worker.errors import AwsError, JobInvalid
 from ecs_worker.job.requests import FoundNetwork
 from ecs_worker.job.template import UNSET
 from ecs_worker.job.variables import default_base_job_template
@@ -17,8 +17,8 @@ from support.builders import ANY_RUN
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ecs_worker.job.job import Job
     from ecs_worker.job.requests import NetworkNeed
-    from ecs_worker.job.rules import Job
     from ecs_worker.job.template import BlockReference
     from ecs_worker.model import AwsTarget
 
@@ -52,7 +52,9 @@ class Holdings:
     async def definition(self, *_: object) -> Mapping[str, Any] | None:
         return self.described
 
-    async def network(self, *_: AwsTarget | NetworkNeed) -> FoundNetwork:
+    async def network(self, _: AwsTarget, need: NetworkNeed) -> FoundNetwork:
+        if need.vpc_id:
+            raise AwsError("DescribeSubnets", "InvalidVpcID.NotFound", f"The vpc ID '{need.vpc_id}' does not exist")
         return FoundNetwork(["subnet-of-default-vpc"])
 
 
@@ -78,6 +80,13 @@ async def test_what_blocks_and_variables_hold_never_moves_into_the_definition() 
     assert shared.items() <= plain.items()
     assert shared
     assert "PEM" not in shared
+
+
+async def test_what_aws_says_of_a_secret_is_hidden_when_it_is_told() -> None:
+    with pytest.raises(AwsError) as caught:
+        await rendered({"vpc_id": "{{ prefect.blocks.secret.vpc }}"}, secrets={"vpc": "vpc-hunter2"})
+    assert str(caught.value) == "DescribeSubnets: InvalidVpcID.NotFound: The vpc ID '********' does not exist"
+    assert "hunter2" not in repr(caught.value)
 
 
 async def test_a_reused_definition_that_fargate_can_t_run_goes_where_the_cluster_s_default_is() -> None:

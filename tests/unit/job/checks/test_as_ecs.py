@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from moto.core.exceptions import ServiceException
 
-from ecs_worker.job import rules
+from ecs_worker.job.assembly import draft, in_network
 from ecs_worker.job.attached import with_documents
+from ecs_worker.job.checks.rules import problems_of
 from ecs_worker.job.configuration import JobConfiguration, WorkerDefaults, render_configuration
-from ecs_worker.job.requests import (
-    FoundNetwork,
-    network_configuration,
-    network_need,
-    prepare_definition,
-    prepare_run_task,
-    runs_on_fargate,
-)
+from ecs_worker.job.requests import FoundNetwork, network_need, runs_on_fargate
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.local import rules as ecs
 from support.builders import ANY_RUN
+
+if TYPE_CHECKING:
+    from ecs_worker.job.job import Job
 
 ROLE = "arn:aws:iam::123456789012:role/r"
 SECRET = "arn:aws:secretsmanager:eu-west-1:1:secret:k"
@@ -42,18 +39,15 @@ def logging(options: dict[str, str]) -> dict[str, Any]:
     return {"container_patch": {"logConfiguration": {"logDriver": "awslogs", "options": options}}}
 
 
-def job(variables: dict[str, Any]) -> rules.Job:
+def job(variables: dict[str, Any]) -> Job:
     configuration = JobConfiguration.load(render_configuration(default_base_job_template(), variables, {}))
     configuration = with_documents(configuration, {}, WorkerDefaults())
-    definition = prepare_definition(configuration, ANY_RUN)
-    assert definition is not None
-    need = network_need(configuration, ANY_RUN, definition)
-    network = network_configuration(need, FoundNetwork(["subnet-1"])) if need else None
-    request = prepare_run_task(configuration, ANY_RUN, definition, network)
-    return rules.Job(configuration, ANY_RUN, definition, request, dict.fromkeys(variables, "the table"))
+    made = draft(configuration, ANY_RUN, came_from=dict.fromkeys(variables, "the table"))
+    need = network_need(configuration, ANY_RUN, made.definition)
+    return in_network(made, need, FoundNetwork(["subnet-1"])) if need else made
 
 
-def refused_by_ecs(made: rules.Job) -> bool:
+def refused_by_ecs(made: Job) -> bool:
     fargate = runs_on_fargate(made.run_task)
     described = {"compatibilities": ["EC2", "FARGATE"], "networkMode": "bridge", **made.definition}
     try:
@@ -68,8 +62,8 @@ def refused_by_ecs(made: rules.Job) -> bool:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"secrets": {"A": SECRET}}, "Container 'prefect' has secrets, which takes an execution role"),
-    ({"image": ECR}, "has an image on ECR (from the table), which on Fargate takes an execution role"),
+    ({"secrets": {"A": SECRET}}, "Container 'prefect' has secrets, which needs an execution role"),
+    ({"image": ECR}, "has an image on ECR (from the table), which on Fargate needs an execution role"),
     (overriding(name="sidcar", command=["y"]), "(from the table) has an override for container 'sidcar'; name one"),
     (
         {"run_task_patch": {"overrides": {"containerOverrides": [{"command": ["y"]}]}}},
@@ -162,8 +156,8 @@ def test_what_aws_refuses_is_told_before(variables: dict[str, Any], sentence: st
     told(job(variables), sentence)
 
 
-def told(made: rules.Job, sentence: str) -> None:
-    found = rules.problems_of(made)
+def told(made: Job, sentence: str) -> None:
+    found = problems_of(made)
     assert any(sentence in problem for problem in found), found
     assert all(problem.endswith(".") for problem in found)
 
@@ -171,5 +165,5 @@ def told(made: rules.Job, sentence: str) -> None:
 @pytest.mark.parametrize("variables", ACCEPTED, ids="-".join)
 def test_what_is_right_is_accepted_by_both(variables: dict[str, Any]) -> None:
     made = job(variables)
-    assert rules.problems_of(made) == []
+    assert problems_of(made) == []
     assert not refused_by_ecs(made)

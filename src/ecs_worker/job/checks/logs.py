@@ -1,0 +1,59 @@
+"""Where containers log.
+
+Source: the ECS developer guide, "Using the awslogs log driver".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ecs_worker.job.job import Job
+
+
+def role(job: Job) -> Iterator[str]:
+    """Logs are written with the execution role."""
+    if job.configuration.configure_cloudwatch_logs and not job.definition.get("executionRoleArn"):
+        yield (
+            f"configure_cloudwatch_logs is on{job.origin('configure_cloudwatch_logs')}, but the task definition has no "
+            "execution role that may write logs; set execution_role_arn."
+        )
+
+
+def options(job: Job) -> Iterator[str]:
+    """Options alone configure nothing."""
+    if job.configuration.cloudwatch_logs_options and not job.configuration.configure_cloudwatch_logs:
+        yield (
+            f"cloudwatch_logs_options is set{job.origin('cloudwatch_logs_options')}, but configure_cloudwatch_logs "
+            "is off; switch it on."
+        )
+
+
+def driver(job: Job) -> Iterator[str]:
+    """Fargate writes them with the execution role, too, where the definition configures them itself."""
+    if job.definition.get("executionRoleArn") or job.configuration.configure_cloudwatch_logs:
+        return
+    for container in _on_cloudwatch(job):
+        yield (
+            f"Container {container.get('name')!r} logs to CloudWatch, which on Fargate needs an execution role; set "
+            "execution_role_arn."
+        )
+
+
+def stream_prefix(job: Job) -> Iterator[str]:
+    """Fargate has no Docker ids to name streams by."""
+    for container in _on_cloudwatch(job):
+        if not (container["logConfiguration"].get("options") or {}).get("awslogs-stream-prefix"):
+            yield (
+                f"Container {container.get('name')!r} logs to CloudWatch without awslogs-stream-prefix, which "
+                "Fargate needs; add it to its log options."
+            )
+
+
+def _on_cloudwatch(job: Job) -> list[Mapping[str, Any]]:
+    """The containers of a definition for Fargate that log there."""
+    if not job.made_for_fargate:
+        return []
+    return [c for c in job.containers if (c.get("logConfiguration") or {}).get("logDriver") == "awslogs"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
-from ecs_worker.job.configuration import FlowRunContext
+from ecs_worker.job.context import FlowRunContext
 from ecs_worker.model import ClaimedRun
 
 if TYPE_CHECKING:

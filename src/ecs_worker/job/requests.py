@@ -38,7 +38,8 @@ from ecs_worker.model import LogStream
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from ecs_worker.job.configuration import FlowRunContext, JobConfiguration, Prepared
+    from ecs_worker.job.configuration import JobConfiguration, Prepared
+    from ecs_worker.job.context import FlowRunContext
 
 DEFAULT_CONTAINER = "prefect"
 DEFAULT_CPU = 1024  # CPU units

@@ -35,7 +35,8 @@ from ecs_worker.job.sizes import FARGATE, cpu_units, memory_mib, next_fargate_pa
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ecs_worker.job.configuration import FlowRunContext, JobConfiguration
+    from ecs_worker.job.configuration import JobConfiguration
+    from ecs_worker.job.context import FlowRunContext
 
 LAUNCH_TYPES = ("FARGATE", "EC2", "EXTERNAL")
 MOST_CONTAINERS = 10

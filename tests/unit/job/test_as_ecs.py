@@ -9,7 +9,7 @@ from moto.core.exceptions import ServiceException
 
 from ecs_worker.job import rules
 from ecs_worker.job.attached import with_documents
-from ecs_worker.job.configuration import JobConfiguration, WorkerDefaults, render_configuration
+from ecs_worker.job.configuration import JobConfiguration, render_configuration
 from ecs_worker.job.requests import (
     FoundNetwork,
     network_configuration,
@@ -20,6 +20,7 @@ from ecs_worker.job.requests import (
 )
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.local import rules as ecs
+from ecs_worker.settings import JobDefaults
 from support.builders import ANY_RUN
 
 ROLE = "arn:aws:iam::123456789012:role/r"
@@ -44,7 +45,7 @@ def logging(options: dict[str, str]) -> dict[str, Any]:
 
 def job(variables: dict[str, Any]) -> rules.Job:
     configuration = JobConfiguration.load(render_configuration(default_base_job_template(), variables, {}))
-    configuration = with_documents(configuration, {}, WorkerDefaults())
+    configuration = with_documents(configuration, {}, JobDefaults())
     definition = prepare_definition(configuration, ANY_RUN)
     assert definition is not None
     need = network_need(configuration, ANY_RUN, definition)

@@ -13,13 +13,12 @@ import pytest
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job import rules
 from ecs_worker.job.configuration import (
-    FlowRunContext,
     JobConfiguration,
-    WorkerDefaults,
     merge_job_variables,
     origins,
     render_configuration,
 )
+from ecs_worker.job.context import FlowRunContext, option_origins
 from ecs_worker.job.names import ecs_name, generated_family, tag_text
 from ecs_worker.job.requests import (
     FoundNetwork,
@@ -35,6 +34,7 @@ from ecs_worker.job.requests import (
 )
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.model import AwsCredentials, LogStream, Output
+from ecs_worker.settings import JobDefaults
 from support.builders import claimed_run
 from support.paths import STORED_TEMPLATES
 
@@ -97,7 +97,7 @@ def build(
     """Both requests, checked; subnets that would be looked up are SUBNETS."""
     template = template | {"job_configuration": template["job_configuration"] | changes}
     about = about or context(run_variables)
-    came_from = about.defaults.origins(origins(template, variables, run_variables))
+    came_from = origins(template, variables, run_variables, option_origins(about.defaults))
     configuration, unusable = rules.usable(load(variables, run_variables, template), came_from)
     if unusable:
         raise JobInvalid(unusable)
@@ -323,7 +323,13 @@ def test_null_in_a_patch_removes_a_variable() -> None:
 
 
 def test_worker_defaults_fill_what_nobody_says() -> None:
-    defaults = WorkerDefaults("dc", None, "task-role", "exec-role", {"A": "d", "B": "d"}, {"team": "d"})
+    defaults = JobDefaults(
+        cluster="dc",
+        task_role_arn="task-role",
+        execution_role_arn="exec-role",
+        env={"A": "d", "B": "d"},
+        labels={"team": "d"},
+    )
     definition, request = build({"env": {"A": "job"}}, about=context(defaults=defaults))
     assert (request["cluster"], request["overrides"]["taskRoleArn"]) == ("dc", "task-role")
     assert definition["executionRoleArn"] == "exec-role"
@@ -798,7 +804,7 @@ def test_what_the_template_fixes_or_the_worker_says_is_told_as_theirs() -> None:
     fixed = {"task_definition": {"cpu": "300", "memory": "300"}, "task_run_request": {}}
     [problem] = problems({"cpu": 256, "memory": 512}, **fixed)
     assert "cpu 300 (from the work pool's template) with memory 300 (from the work pool's template)" in problem
-    defaults = WorkerDefaults(cluster="a b", labels={"aws:x": "1"})
+    defaults = JobDefaults(cluster="a b", labels={"aws:x": "1"})
     found = problems({}, about=context(defaults=defaults))
     assert found[0].startswith("cluster is 'a b' (from the worker's --cluster), which")
     assert found[1].startswith("The task has the label 'aws:x' (from the worker's --label), which")

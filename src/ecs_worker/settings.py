@@ -12,19 +12,18 @@ import os
 import re
 import socket
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ecs_worker.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from pydantic.fields import FieldInfo
 
 _S = TypeVar("_S", bound=BaseSettings)
 
@@ -152,14 +151,45 @@ def _active_profile(environ: Mapping[str, str]) -> dict[str, Any]:
     return dict(profile) if isinstance(profile, dict) else {}
 
 
+@dataclass(frozen=True, slots=True)
+class Option:
+    """How a setting is spelled on the command line, the long way first. Most need none: it follows from the name."""
+
+    spellings: tuple[str, ...]
+
+
+VARIABLE_ONLY = Option(())
+"""For settings that the command line does not offer."""
+
+
+def spellings(settings: type[BaseModel], name: str) -> tuple[str, ...]:
+    """All spellings of the setting's option; none if it is only a variable."""
+    own = (each.spellings for each in settings.model_fields[name].metadata if isinstance(each, Option))
+    return next(own, (f"--{name.replace('_', '-')}",))
+
+
+def variable(settings: type[BaseSettings], name: str) -> str:
+    """The setting's environment variable."""
+    return f"{settings.model_config.get('env_prefix', '')}{name}".upper()
+
+
+def option(settings: type[BaseModel], name: str) -> str:
+    """The setting's option, for messages. Raises ValueError if it is only a variable."""
+    long, *_ = spellings(settings, name)
+    return long
+
+
 def _default_name() -> str:
     return f"ecs-worker-{socket.gethostname()}-{os.getpid()}".replace("/", "-").replace("%", "-")
 
 
-class JobDefaults(BaseSettings):
-    """What the worker gives its jobs where the work pool, the deployment and the run say nothing."""
+class JobDefaults(BaseModel):
+    """What the worker gives its jobs where the work pool, the deployment and the run say nothing.
 
-    model_config = SettingsConfigDict(env_prefix="ECS_WORKER_", extra="ignore", frozen=True, env_ignore_empty=True)
+    A value like any other: only `JobSettings` reads the environment.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cluster: str | None = Field(
         default=None, description="ECS cluster (name or ARN) for runs whose job variables name none."
@@ -183,13 +213,13 @@ class JobDefaults(BaseSettings):
         default=None,
         description="File or s3://bucket/key (YAML or JSON) with arguments of RunTask; the pool's and the job's win.",
     )
-    env: Annotated[dict[str, str], NoDecode] = Field(
+    env: Annotated[dict[str, str], NoDecode, Option(("--env", "-e"))] = Field(
         default_factory=dict,
         repr=False,
         description="Environment variable KEY=VALUE of all flow containers, below the jobs' own env; repeatable, with "
         "commas or as a JSON object in the variable.",
     )
-    labels: Annotated[dict[str, str], NoDecode] = Field(
+    labels: Annotated[dict[str, str], NoDecode, Option(("--label",))] = Field(
         default_factory=dict,
         description="Label KEY=VALUE of all tasks, below the jobs' own; repeatable, with commas or as a JSON object in "
         "the variable.",
@@ -199,15 +229,6 @@ class JobDefaults(BaseSettings):
         description="Launch tasks in this worker's own subnet and security groups, where jobs name no network; for "
         "workers on ECS.",
     )
-
-    @field_validator("task_definition", "run_task_kwargs")
-    @classmethod
-    def _readable(cls, value: str | None) -> str | None:
-        """A file that is missing at the start would crash every run; what is on S3 is asked for later."""
-        if value is not None and not value.startswith("s3://") and not Path(value).is_file():
-            message = f"is {value!r}, but there is no such file; give a file's path, or s3://bucket/key"
-            raise ValueError(message)
-        return value
 
     @field_validator("env", "labels", mode="before")
     @classmethod
@@ -230,16 +251,33 @@ class JobDefaults(BaseSettings):
         return {name.strip(): text for name, _, text in pairs}
 
 
-class WorkerSettings(JobDefaults):
-    """This worker's own settings. Times are in seconds."""
+class JobSettings(JobDefaults, BaseSettings):
+    """The defaults of jobs, as this process's options and variables give them."""
 
-    pool: str = Field(min_length=1, description="Work pool to take flow runs from.")
-    name: str = Field(
+    model_config = SettingsConfigDict(env_prefix="ECS_WORKER_", extra="ignore", frozen=True, env_ignore_empty=True)
+
+    @field_validator("task_definition", "run_task_kwargs")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        """A file that is missing at the start would crash every run; what is on S3 is asked for later."""
+        if value is not None and not value.startswith("s3://") and not Path(value).is_file():
+            message = f"is {value!r}, but there is no such file; give a file's path, or s3://bucket/key"
+            raise ValueError(message)
+        return value
+
+
+class PoolSettings(BaseModel):
+    """Which pool a worker serves, and which of its runs it takes. Times are in seconds."""
+
+    pool: Annotated[str, Option(("--pool", "-p"))] = Field(
+        min_length=1, description="Work pool to take flow runs from."
+    )
+    name: Annotated[str, Option(("--name", "-n"))] = Field(
         default_factory=_default_name,
         pattern=r"^[^/%]+$",
         description="This worker's name, shown in the Prefect UI; '/' and '%' are not allowed.",
     )
-    work_queues: Annotated[tuple[str, ...], NoDecode] = Field(
+    work_queues: Annotated[tuple[str, ...], NoDecode, Option(("--work-queue", "-q"))] = Field(
         default=(),
         description="Only take runs from this work queue (default: all); repeatable, with commas in the variable.",
     )
@@ -262,61 +300,6 @@ class WorkerSettings(JobDefaults):
     base_job_template: Path | None = Field(
         default=None, description="JSON file with the base job template for a pool this worker creates."
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
-        default="INFO", description="Least level that the worker logs."
-    )
-    log_format: Literal["console", "json"] = Field(default="console", description="How the worker's log lines look.")
-    events_queue: str | None = Field(
-        default=None,
-        pattern=r"^(https?://\S+|[A-Za-z0-9_-]{1,80})$",
-        description="SQS queue (name or URL) that EventBridge fills with ECS task events: ends are told sooner.",
-    )
-    with_healthcheck: bool = Field(default=False, description="Serve /health and /metrics on the health address.")
-    health_address: str = Field(
-        default="127.0.0.1:8080", description="HOST:PORT of the health server; [::1]:8080 for IPv6."
-    )
-
-    heartbeat_seconds: int = Field(
-        default=10,
-        ge=1,
-        description="Seconds between two heartbeats; after three missed ones other workers take over this one's runs.",
-    )
-    adopt_seconds: float = Field(
-        default=10, gt=0, description="Seconds between two looks for runs whose worker has died."
-    )
-    max_launching: int = Field(
-        default=50,
-        ge=1,
-        description="Most runs between claim and launch at once; more wait, unclaimed, for other workers.",
-    )
-    watch_seconds: float = Field(
-        default=5,
-        gt=0,
-        description="Seconds between two looks at a task that starts; twice that for one that runs.",
-    )
-    describe_share: float = Field(
-        default=0.5,
-        gt=0,
-        le=1,
-        description="Part of ECS's limit on DescribeTasks (20/s) that watching may use.",
-    )
-    cancel_seconds: float = Field(default=10, gt=0, description="Seconds between two looks for cancelled runs.")
-    cancel_grace_seconds: float = Field(
-        default=30, ge=0, description="How long a running flow may cancel itself before the worker stops its task."
-    )
-    report_grace_seconds: float = Field(
-        default=5, ge=0, description="How long after its task stopped a run may take to report its own end."
-    )
-    stop_seconds: float = Field(
-        default=25,
-        gt=0,
-        description="Deadline for open launches after SIGTERM; ECS kills a task after 30 s by default.",
-    )
-
-    @property
-    def settle_seconds(self) -> float:
-        """How long a claim without a task is left to its worker: as long as a silent worker still counts as live."""
-        return 3.0 * self.heartbeat_seconds
 
     @field_validator("type", mode="before")
     @classmethod
@@ -334,6 +317,71 @@ class WorkerSettings(JobDefaults):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+
+class WorkerSettings(JobSettings, PoolSettings):
+    """This worker's own settings. Times are in seconds.
+
+    `--help` shows them in this order: its pool's, its jobs', then the worker's own.
+    """
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
+        default="INFO", description="Least level that the worker logs."
+    )
+    log_format: Literal["console", "json"] = Field(default="console", description="How the worker's log lines look.")
+    events_queue: str | None = Field(
+        default=None,
+        pattern=r"^(https?://\S+|[A-Za-z0-9_-]{1,80})$",
+        description="SQS queue (name or URL) that EventBridge fills with ECS task events: ends are told sooner.",
+    )
+    with_healthcheck: bool = Field(default=False, description="Serve /health and /metrics on the health address.")
+    health_address: str = Field(
+        default="127.0.0.1:8080", description="HOST:PORT of the health server; [::1]:8080 for IPv6."
+    )
+
+    heartbeat_seconds: Annotated[int, VARIABLE_ONLY] = Field(
+        default=10,
+        ge=1,
+        description="Seconds between two heartbeats; after three missed ones other workers take over this one's runs.",
+    )
+    adopt_seconds: Annotated[float, VARIABLE_ONLY] = Field(
+        default=10, gt=0, description="Seconds between two looks for runs whose worker has died."
+    )
+    max_launching: Annotated[int, VARIABLE_ONLY] = Field(
+        default=50,
+        ge=1,
+        description="Most runs between claim and launch at once; more wait, unclaimed, for other workers.",
+    )
+    watch_seconds: Annotated[float, VARIABLE_ONLY] = Field(
+        default=5,
+        gt=0,
+        description="Seconds between two looks at a task that starts; twice that for one that runs.",
+    )
+    describe_share: Annotated[float, VARIABLE_ONLY] = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Part of ECS's limit on DescribeTasks (20/s) that watching may use.",
+    )
+    cancel_seconds: Annotated[float, VARIABLE_ONLY] = Field(
+        default=10, gt=0, description="Seconds between two looks for cancelled runs."
+    )
+    cancel_grace_seconds: Annotated[float, VARIABLE_ONLY] = Field(
+        default=30, ge=0, description="How long a running flow may cancel itself before the worker stops its task."
+    )
+    report_grace_seconds: Annotated[float, VARIABLE_ONLY] = Field(
+        default=5, ge=0, description="How long after its task stopped a run may take to report its own end."
+    )
+    stop_seconds: Annotated[float, VARIABLE_ONLY] = Field(
+        default=25,
+        gt=0,
+        description="Deadline for open launches after SIGTERM; ECS kills a task after 30 s by default.",
+    )
+
+    @property
+    def settle_seconds(self) -> float:
+        """How long a claim without a task is left to its worker: as long as a silent worker still counts as live."""
+        return 3.0 * self.heartbeat_seconds
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: object) -> object:
@@ -349,10 +397,6 @@ class WorkerSettings(JobDefaults):
         return value
 
 
-# Settings whose option is not called like them: those that can be repeated are called by the singular.
-_OPTIONS = {"work_queues": "--work-queue", "labels": "--label"}
-
-
 def load(settings: type[_S], **given: Any) -> _S:
     """Read settings; values in `given` (None: not given) win over variables.
 
@@ -361,25 +405,18 @@ def load(settings: type[_S], **given: Any) -> _S:
     try:
         return settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        prefix = settings.model_config.get("env_prefix", "")
-        raise UserError(
-            " ".join(_sentence(prefix, dict(problem), given, settings.model_fields) for problem in error.errors())
-        ) from None
+        raise UserError(" ".join(_sentence(settings, dict(problem), given) for problem in error.errors())) from None
 
 
-def _sentence(
-    prefix: str, problem: dict[str, Any], given: Mapping[str, object], fields: Mapping[str, FieldInfo]
-) -> str:
+def _sentence(settings: type[BaseSettings], problem: dict[str, Any], given: Mapping[str, object]) -> str:
     field = str(problem["loc"][0]) if problem["loc"] else ""
-    variable = f"{prefix}{field}".upper()
-    option = _OPTIONS.get(field) or f"--{field.replace('_', '-')}"
-    place = option if given.get(field) is not None else variable
+    place = option(settings, field) if given.get(field) is not None else variable(settings, field)
     if problem["type"] == "missing":
-        return f"{option} is missing: give it, or set {variable}."
+        return f"{option(settings, field)} is missing: give it, or set {variable(settings, field)}."
     reason = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{place} {reason}."
     if problem["type"] == "string_pattern_mismatch":
-        return f"{place} is {problem['input']!r}, which can't be used: {fields[field].description}"
+        return f"{place} is {problem['input']!r}, which can't be used: {settings.model_fields[field].description}"
     shown = "" if "secret" in field or "key" in field or field == "env" else f" is {problem['input']!r}:"
     return f"{place}{shown} {reason[0].lower()}{reason[1:]}."

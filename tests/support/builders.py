@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
-from ecs_worker.job.configuration import FlowRunContext
+from ecs_worker.job.context import FlowRunContext
 from ecs_worker.lifecycle.journal.event_feed import EventFeed
 from ecs_worker.lifecycle.journal.journal import Journal
 from ecs_worker.lifecycle.journal.output import ContainerOutput

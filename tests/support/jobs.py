@@ -12,13 +12,8 @@ import pytest
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.assembly import draft, in_network, usable
 from ecs_worker.job.checks.rules import check
-from ecs_worker.job.configuration import (
-    FlowRunContext,
-    JobConfiguration,
-    merge_job_variables,
-    origins,
-    render_configuration,
-)
+from ecs_worker.job.configuration import JobConfiguration, merge_job_variables, origins, render_configuration
+from ecs_worker.job.context import FlowRunContext, option_origins
 from ecs_worker.job.requests import FoundNetwork, network_need
 from ecs_worker.job.variables import default_base_job_template
 from support.builders import claimed_run
@@ -87,7 +82,7 @@ def build(
     """Both requests, checked; subnets that would be looked up are SUBNETS."""
     template = template | {"job_configuration": template["job_configuration"] | changes}
     about = about or context(run_variables)
-    came_from = about.defaults.origins(origins(template, variables, run_variables))
+    came_from = origins(template, variables, run_variables, option_origins(about.defaults))
     configuration, unusable = usable(load(variables, run_variables, template), came_from)
     if unusable:
         raise JobInvalid(unusable)

@@ -7,15 +7,17 @@ part of the pool's template) is left out in turn, and what changes in the reques
 from __future__ import annotations
 
 import copy
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ecs_worker.cli.preview import as_shown
 from ecs_worker.errors import JobInvalid
-from ecs_worker.job.configuration import OPTIONS, WorkerDefaults, origins, pool_defaults
+from ecs_worker.job.configuration import origins, pool_defaults
+from ecs_worker.job.context import given_options
 from ecs_worker.job.requests import flow_container_name
 from ecs_worker.job.template import placeholders
 from ecs_worker.lifecycle.rendering.render import assemble
+from ecs_worker.settings import JobDefaults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -54,12 +56,10 @@ def _left_out(asked: RenderJob) -> Iterator[tuple[str, RenderJob]]:
         else:
             yield f"{name} ({came_from[name]})", _without_variable(asked, name)
     defaults = asked.context.defaults
-    for item in fields(defaults):
-        if getattr(defaults, item.name):
-            option = OPTIONS.get(item.name, f"--{item.name.replace('_', '-')}")
-            default = getattr(WorkerDefaults(), item.name)
-            without = replace(defaults, **{item.name: default})
-            yield f"the worker's {option}", replace(asked, context=replace(asked.context, defaults=without))
+    for name, words in given_options(defaults).items():
+        unset = JobDefaults.model_fields[name].get_default(call_default_factory=True)
+        without = defaults.model_copy(update={name: unset})
+        yield words, replace(asked, context=replace(asked.context, defaults=without))
     for path in _paths(asked.template["job_configuration"]):
         template = copy.deepcopy(dict(asked.template))
         *parents, last = path

@@ -14,7 +14,7 @@ import typer
 
 from ecs_worker.cli.server import prefect_api, prefect_settings
 from ecs_worker.errors import AwsError, UserError
-from ecs_worker.settings import JobDefaults, load
+from ecs_worker.settings import JobSettings, load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -144,7 +144,7 @@ async def _rendered(api: PrefectClient, run: FlowRun, settings: PrefectSettings)
     from ecs_worker.cli.render import Wanted, of_server  # noqa: PLC0415 - likewise
     from ecs_worker.lifecycle.rendering.render import render_job  # noqa: PLC0415 - likewise
 
-    asked = await of_server(Wanted(None, run.id, None, None), api, load(JobDefaults), settings)
+    asked = await of_server(Wanted(None, run.id, None, None), api, load(JobSettings), settings)
     job = await render_job(asked.template, asked.deployed, asked.context, Preview(api))
     found: Sequence[Mapping[str, Any]] = job.definition.get("containerDefinitions", ())
     return found

@@ -20,7 +20,7 @@ from ecs_worker.lifecycle.rendering.sources import PrefectSources
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ecs_worker.job.configuration import FlowRunContext
+    from ecs_worker.job.context import FlowRunContext
     from ecs_worker.job.job import Job
     from ecs_worker.job.requests import NetworkNeed
     from ecs_worker.job.template import BlockReference

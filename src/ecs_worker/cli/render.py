@@ -14,7 +14,7 @@ from ecs_worker.cli.options import option
 from ecs_worker.cli.pool import as_json, ecs_pool, show_difference
 from ecs_worker.cli.server import prefect_api, prefect_settings
 from ecs_worker.errors import JobInvalid, UserError
-from ecs_worker.settings import JobDefaults, PrefectSettings, load
+from ecs_worker.settings import JobDefaults, JobSettings, PrefectSettings, load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,7 +69,7 @@ def render(
     --job-variables alone. Exit code 1 if the job is invalid, with all that is wrong.
     """
     defaults = load(
-        JobDefaults,
+        JobSettings,
         cluster=cluster,
         launch_type=launch_type,
         task_role_arn=task_role_arn,
@@ -206,7 +206,7 @@ class _Around:
 
 def _offline(wanted: Wanted, defaults: JobDefaults, prefect: PrefectSettings) -> RenderJob:
     from ecs_worker.cli import preview  # noqa: PLC0415 - `--help` needs none of this
-    from ecs_worker.job.configuration import FlowRunContext, WorkerDefaults  # noqa: PLC0415 - likewise
+    from ecs_worker.job.context import FlowRunContext  # noqa: PLC0415 - likewise
     from ecs_worker.job.variables import default_base_job_template  # noqa: PLC0415 - likewise
     from ecs_worker.model import ClaimedRun  # noqa: PLC0415 - likewise
 
@@ -228,7 +228,7 @@ def _offline(wanted: Wanted, defaults: JobDefaults, prefect: PrefectSettings) ->
         server_version="",
         deployment_name="<deployment name>",
         inherited_env=prefect.inherited,
-        defaults=WorkerDefaults.of(defaults),
+        defaults=defaults,
     )
     return preview.RenderJob(wanted.template or default_base_job_template(), wanted.variables or {}, context)
 

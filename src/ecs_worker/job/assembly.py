@@ -20,7 +20,8 @@ from ecs_worker.job.sizes import cpu_units, memory_mib
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from ecs_worker.job.configuration import FlowRunContext, JobConfiguration
+    from ecs_worker.job.configuration import JobConfiguration
+    from ecs_worker.job.context import FlowRunContext
     from ecs_worker.job.requests import FoundNetwork, NetworkNeed
 
 _SIZES = {"cpu", "memory"}

@@ -13,16 +13,18 @@ from ecs_worker.job.names import LONGEST_NAME, ecs_name
 from ecs_worker.job.options import given_network, network_variable, patch
 from ecs_worker.job.requests import CAPACITY, cleaned, definition_digest, flow_container_name, prepare_requests
 from ecs_worker.job.variables import CHANGE_DEFINITION, PLACES
+from ecs_worker.settings import JobDefaults, option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ecs_worker.job.configuration import FlowRunContext, WorkerDefaults
+    from ecs_worker.job.context import FlowRunContext
 
 # The agent's rule: the flow runs in the container of the first of these names, or in a new one of the first name.
 _AGENT_CONTAINERS = ("flow", "prefect")
 _DERIVED = "-derived"
-_DEFAULT_DEFINITION, _DEFAULT_ARGUMENTS = "--task-definition", "--run-task-kwargs"  # the worker's options
+# The worker's options.
+_DEFAULT_DEFINITION, _DEFAULT_ARGUMENTS = (option(JobDefaults, name) for name in ("task_definition", "run_task_kwargs"))
 
 
 def _variables_in(*parts: str) -> dict[str, str]:
@@ -39,11 +41,11 @@ _IN_ARGUMENTS = {
 }
 
 
-def paths(configuration: JobConfiguration, defaults: WorkerDefaults) -> dict[str, str]:
+def paths(configuration: JobConfiguration, defaults: JobDefaults) -> dict[str, str]:
     """Files and `s3://` objects that must be read for the functions below: path → the variable or option naming it."""
     named = {
-        defaults.task_definition_path: _DEFAULT_DEFINITION,
-        defaults.run_task_kwargs_path: _DEFAULT_ARGUMENTS,
+        defaults.task_definition: _DEFAULT_DEFINITION,
+        defaults.run_task_kwargs: _DEFAULT_ARGUMENTS,
         configuration.task_definition_path: "task_definition_path",
         configuration.run_task_kwargs_path: "run_task_kwargs_path",
     }
@@ -51,7 +53,7 @@ def paths(configuration: JobConfiguration, defaults: WorkerDefaults) -> dict[str
 
 
 def with_documents(
-    configuration: JobConfiguration, contents: Mapping[str, Any], defaults: WorkerDefaults
+    configuration: JobConfiguration, contents: Mapping[str, Any], defaults: JobDefaults
 ) -> JobConfiguration:
     """With the job's own task definition (else the worker's) and RunTask arguments put in; `contents` by path, parsed.
 
@@ -63,8 +65,8 @@ def with_documents(
     arguments = _one("run_task_kwargs", configuration.run_task_kwargs, configuration, contents)
     if arguments:
         configuration = _with_arguments(configuration, arguments)
-    if not definition and defaults.task_definition_path:
-        definition = _document("task_definition", defaults.task_definition_path, _DEFAULT_DEFINITION, contents)
+    if not definition and defaults.task_definition:
+        definition = _document("task_definition", defaults.task_definition, _DEFAULT_DEFINITION, contents)
     if definition and not configuration.reused_definition:
         names = [container.get("name") for container in definition.get("containerDefinitions") or []]
         found = next((name for name in _AGENT_CONTAINERS if name in names), _AGENT_CONTAINERS[0])
@@ -75,7 +77,7 @@ def with_documents(
 def document_origins(
     configuration: JobConfiguration,
     contents: Mapping[str, Any],
-    defaults: WorkerDefaults,
+    defaults: JobDefaults,
     came_from: Mapping[str, str],
 ) -> dict[str, str]:
     """Where variables come from, with the documents and patches that hold in their place.
@@ -89,8 +91,8 @@ def document_origins(
 
     definition = _one("task_definition", configuration.inline_task_definition, configuration, contents)
     source = words("task_definition")
-    if not definition and defaults.task_definition_path:
-        definition = _document("task_definition", defaults.task_definition_path, _DEFAULT_DEFINITION, contents)
+    if not definition and defaults.task_definition:
+        definition = _document("task_definition", defaults.task_definition, _DEFAULT_DEFINITION, contents)
         source = f"the worker's {_DEFAULT_DEFINITION}"
     below = {key: value for key, value in definition.items() if not configuration.task_definition.get(key)}
     if configuration.execution_role_arn:
@@ -112,16 +114,16 @@ def document_origins(
 def with_default_arguments(
     configuration: JobConfiguration,
     contents: Mapping[str, Any],
-    defaults: WorkerDefaults,
+    defaults: JobDefaults,
     reused: Mapping[str, Any] | None,
 ) -> JobConfiguration:
     """With the worker's own RunTask arguments below everything that the template and the job say.
 
     `reused` is the description of the definition that the job reuses. Raises JobInvalid if they are no mapping.
     """
-    if not defaults.run_task_kwargs_path:
+    if not defaults.run_task_kwargs:
         return configuration
-    arguments = _document("run_task_kwargs", defaults.run_task_kwargs_path, _DEFAULT_ARGUMENTS, contents)
+    arguments = _document("run_task_kwargs", defaults.run_task_kwargs, _DEFAULT_ARGUMENTS, contents)
     merged = _below(arguments, configuration, flow_container_name(configuration, reused))
     return configuration.model_copy(update={"task_run_request": merged})
 

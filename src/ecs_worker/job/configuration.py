@@ -6,8 +6,6 @@ render_configuration → (template.resolve_blocks, resolve_variables) → JobCon
 from __future__ import annotations
 
 import re
-import sys
-from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError, model_validator
@@ -16,15 +14,12 @@ from ecs_worker.errors import JobInvalid
 from ecs_worker.job.shapes import Definition, RunTask  # noqa: TC001 - pydantic reads them at run time
 from ecs_worker.job.template import apply_values, placeholders
 from ecs_worker.job.variables import IN_REQUESTS, INLINE_DEFINITION, PLACES, JobVariables
-from ecs_worker.model import AwsCredentials, AwsTarget, ClaimedRun, Output
+from ecs_worker.model import AwsCredentials, AwsTarget, Output
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
     from typing import Self
-    from uuid import UUID
 
-    from ecs_worker.settings import JobDefaults
 
 _LONGEST_SHOWN = 80  # characters of a value in a message
 _TEMPLATE = "the work pool's template"
@@ -44,19 +39,24 @@ def merge_job_variables(deployment: Mapping[str, Any] | None, run: Mapping[str, 
 
 
 def origins(
-    base_job_template: Mapping[str, Any], deployment: Mapping[str, Any] | None, run: Mapping[str, Any] | None
+    base_job_template: Mapping[str, Any],
+    deployment: Mapping[str, Any] | None,
+    run: Mapping[str, Any] | None,
+    options: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Where each job variable's value comes from, in words for messages.
 
-    What the template doesn't ask for has no effect: if there is such a value, it is the template's own.
+    What the template doesn't ask for has no effect: if there is such a value, it is the template's own. `options`
+    are the words for what the worker's options give (`context.option_origins`), below what the others say.
     """
     found = dict.fromkeys(pool_defaults(base_job_template), "the work pool's default")
     for source, variables in (("the deployment", deployment), ("the flow run", run)):
         found |= {name.split(".")[0]: f"{source}'s job variables" for name in variables or {}}
     asked = {name.split(".")[0] for name in placeholders(base_job_template.get("job_configuration"))} | {"env"}
     return {
-        **{name: words for name, words in found.items() if name in asked},
         **dict.fromkeys(({*JobConfiguration.model_fields, *found} - asked), _TEMPLATE),
+        **(options or {}),
+        **{name: words for name, words in found.items() if name in asked},
     }
 
 
@@ -283,76 +283,3 @@ def _short(value: Any) -> str:
     if isinstance(value, dict | list):
         return f"a {type(value).__name__}"
     return repr(value) if len(str(value)) <= _LONGEST_SHOWN else f"a text of {len(str(value))} characters"
-
-
-# The worker's options that aren't called as the fields of its defaults.
-OPTIONS = {
-    "task_definition_path": "--task-definition",
-    "run_task_kwargs_path": "--run-task-kwargs",
-    "labels": "--label",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerDefaults:
-    """What the worker's own options give where the pool, the deployment and the run say nothing.
-
-    A default in the pool's template is said: `launch_type` only counts where the template has none, or a job sets null.
-    """
-
-    cluster: str | None = None
-    launch_type: str | None = None
-    task_role_arn: str | None = None
-    execution_role_arn: str | None = None
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    task_definition_path: str | None = None
-    run_task_kwargs_path: str | None = None
-    inherit_network: bool = False
-
-    def origins(self, said: Mapping[str, str]) -> dict[str, str]:
-        """Where job variables come from, as `origins` has `said`, with these below what is said."""
-        options = {
-            item.name: f"the worker's {OPTIONS.get(item.name) or '--' + item.name.replace('_', '-')}"
-            for item in fields(self)
-            if getattr(self, item.name)
-        }
-        return {**options, **{name: words for name, words in said.items() if words != _TEMPLATE or name not in options}}
-
-    @classmethod
-    def of(cls, settings: JobDefaults) -> Self:
-        """Those of the worker's settings."""
-        return cls(
-            cluster=settings.cluster,
-            launch_type=settings.launch_type,
-            task_role_arn=settings.task_role_arn,
-            execution_role_arn=settings.execution_role_arn,
-            env=settings.env,
-            labels=settings.labels,
-            task_definition_path=settings.task_definition,
-            run_task_kwargs_path=settings.run_task_kwargs,
-            inherit_network=settings.inherit_network,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class FlowRunContext:
-    """What is known about a run beside its job: who runs what, and where.
-
-    `inherited_env` are the worker's PREFECT_ settings. `server_version` may be empty: unknown. `region` is where
-    the task runs.
-    """
-
-    run: ClaimedRun
-    flow_name: str
-    pool_id: UUID
-    pool_name: str
-    worker_name: str
-    region: str
-    server_version: str = ""
-    worker_id: UUID | None = None
-    deployment_name: str | None = None
-    deployment_updated: datetime | None = None
-    inherited_env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    defaults: WorkerDefaults = WorkerDefaults()
-    python_version: str = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -12,7 +12,8 @@ from ecs_worker.job.requests import runs_on_fargate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ecs_worker.job.configuration import FlowRunContext, JobConfiguration
+    from ecs_worker.job.configuration import JobConfiguration
+    from ecs_worker.job.context import FlowRunContext
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ecs_worker.job.configuration import FlowRunContext, JobConfiguration
+    from ecs_worker.job.configuration import JobConfiguration
+    from ecs_worker.job.context import FlowRunContext
 
 DEFAULT_COMMAND = "prefect flow-run execute"
 

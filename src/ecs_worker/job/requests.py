@@ -38,7 +38,8 @@ from ecs_worker.model import LogStream
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from ecs_worker.job.configuration import FlowRunContext, JobConfiguration
+    from ecs_worker.job.configuration import JobConfiguration
+    from ecs_worker.job.context import FlowRunContext
     from ecs_worker.job.prepared import Prepared
 
 DEFAULT_CONTAINER = "prefect"

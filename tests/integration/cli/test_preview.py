@@ -12,8 +12,8 @@ import pytest
 from ecs_worker.cli.explain import explain
 from ecs_worker.cli.preview import Preview, RenderJob, preview
 from ecs_worker.errors import JobInvalid
-from ecs_worker.job.configuration import WorkerDefaults
 from ecs_worker.job.variables import default_base_job_template
+from ecs_worker.settings import JobDefaults
 from support.builders import ANY_RUN
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ FLOW = "RunTask.overrides.containerOverrides[prefect]"
 
 
 def asked(variables: dict[str, Any], template: dict[str, Any] | None = None, **defaults: Any) -> RenderJob:
-    context = dataclasses.replace(CONTEXT, defaults=WorkerDefaults(**defaults))
+    context = dataclasses.replace(CONTEXT, defaults=JobDefaults(**defaults))
     return RenderJob(template or default_base_job_template(), variables, context)
 
 

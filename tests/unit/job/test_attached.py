@@ -16,9 +16,10 @@ from ecs_worker.job.attached import (
     with_default_arguments,
     with_documents,
 )
-from ecs_worker.job.configuration import JobConfiguration, WorkerDefaults, render_configuration
+from ecs_worker.job.configuration import JobConfiguration, render_configuration
 from ecs_worker.job.requests import network_need, prepare_requests
 from ecs_worker.job.variables import default_base_job_template
+from ecs_worker.settings import JobDefaults
 from support.builders import ANY_RUN
 
 CONTEXT = replace(ANY_RUN, run=replace(ANY_RUN.run, deployment_id=None))
@@ -52,10 +53,10 @@ def test_the_flow_s_container_follows_the_agent_s_rule(
     document = {"family": "mine", "cpu": "512", "memory": "1024", "containerDefinitions": containers}
     flow = variables.get("container_name") or ("prefect" if "prefect" in str(containers) else "flow")
     by_path = load({"task_definition_path": "s3://b/k.yaml", **variables})
-    assert paths(by_path, WorkerDefaults()) == {"s3://b/k.yaml": "task_definition_path"}
+    assert paths(by_path, JobDefaults()) == {"s3://b/k.yaml": "task_definition_path"}
     for configuration in (
-        with_documents(load({"task_definition": document, **variables}), {}, WorkerDefaults()),
-        with_documents(by_path, {"s3://b/k.yaml": document}, WorkerDefaults()),
+        with_documents(load({"task_definition": document, **variables}), {}, JobDefaults()),
+        with_documents(by_path, {"s3://b/k.yaml": document}, JobDefaults()),
     ):
         definition, request = build(configuration)
         assert definition["containerDefinitions"] == expected
@@ -66,7 +67,7 @@ def test_the_flow_s_container_follows_the_agent_s_rule(
 def test_variables_win_over_the_document() -> None:
     document = {"family": "mine", "cpu": "512", "memory": "1024"}
     definition, _ = build(
-        with_documents(load({"task_definition": document, "cpu": 256, "family": "other"}), {}, WorkerDefaults())
+        with_documents(load({"task_definition": document, "cpu": 256, "family": "other"}), {}, JobDefaults())
     )
     assert (definition["family"], definition["cpu"], definition["memory"]) == ("other", "256", "1024")
 
@@ -86,7 +87,7 @@ def test_run_task_arguments_are_paired_by_name(named: dict[str, Any], inline: bo
     }
     variables = {**named, "task_definition": {"containerDefinitions": [SIDE, {"name": "prefect"}]}, "env": {"A": "1"}}
     variables |= {"run_task_kwargs": arguments} if inline else {"run_task_kwargs_path": "p"}
-    _, request = build(with_documents(load(variables), {"p": arguments}, WorkerDefaults()))
+    _, request = build(with_documents(load(variables), {"p": arguments}, JobDefaults()))
     flow, side = request["overrides"]["containerOverrides"]
     assert (request["cluster"], request["overrides"]["taskRoleArn"], flow["memory"]) == ("c", "role", 64)
     assert {item["name"]: item["value"] for item in flow["environment"]}.items() >= {"A": "1", "B": "2"}.items()
@@ -108,7 +109,7 @@ def test_run_task_arguments_are_paired_by_name(named: dict[str, Any], inline: bo
 )
 def test_documents_that_can_t_be_used(variables: dict[str, Any], contents: dict[str, Any], sentence: str) -> None:
     with pytest.raises(JobInvalid, match=sentence):
-        with_documents(load(variables), contents, WorkerDefaults())
+        with_documents(load(variables), contents, JobDefaults())
 
 
 def test_a_derived_definition_changes_a_copy_in_its_own_family() -> None:
@@ -175,7 +176,7 @@ def test_variables_without_effect_are_named_also_where_they_say_no() -> None:
     assert ignored_warning(load({"task_definition_arn": "theirs:4"})) == ""
 
 
-DEFAULTS = WorkerDefaults(task_definition_path="d", run_task_kwargs_path="k")
+DEFAULTS = JobDefaults(task_definition="d", run_task_kwargs="k")
 
 
 def with_defaults(
@@ -265,7 +266,7 @@ def test_the_network_of_run_task_kwargs_lies_between_the_template_s_and_the_vari
     variables: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     given = load({"run_task_kwargs": {"networkConfiguration": RUN_TASK_NETWORK}, **variables})
-    configuration = with_documents(given, {}, WorkerDefaults())
+    configuration = with_documents(given, {}, JobDefaults())
     definition, request = build(configuration)
     assert network_need(configuration, CONTEXT, definition) is None
     wanted = {**RUN_TASK_NETWORK["awsvpcConfiguration"], **expected}
@@ -273,7 +274,7 @@ def test_the_network_of_run_task_kwargs_lies_between_the_template_s_and_the_vari
 
 
 def test_security_groups_leave_the_worker_s_own_subnets() -> None:
-    defaults = WorkerDefaults(run_task_kwargs_path="d.yaml")
+    defaults = JobDefaults(run_task_kwargs="d.yaml")
     contents = {"d.yaml": {"networkConfiguration": RUN_TASK_NETWORK}}
     configuration = with_default_arguments(load({"security_groups": ["sg-1"]}), contents, defaults, None)
     _, request = build(configuration)

@@ -9,7 +9,6 @@ from uuid import UUID
 import pytest
 
 from ecs_worker.errors import JobInvalid
-from ecs_worker.job.configuration import WorkerDefaults
 from ecs_worker.job.requests import (
     FoundNetwork,
     default_image,
@@ -22,6 +21,7 @@ from ecs_worker.job.requests import (
     without_spot,
 )
 from ecs_worker.model import LogStream
+from ecs_worker.settings import JobDefaults
 from support.jobs import ROLE, SUBNETS, TEMPLATES, build, context, flow_override, load, problems, tags
 
 
@@ -211,7 +211,13 @@ def test_of_a_reused_definition_only_its_own_secrets_win() -> None:
 
 
 def test_worker_defaults_fill_what_nobody_says() -> None:
-    defaults = WorkerDefaults("dc", None, "task-role", "exec-role", {"A": "d", "B": "d"}, {"team": "d"})
+    defaults = JobDefaults(
+        cluster="dc",
+        task_role_arn="task-role",
+        execution_role_arn="exec-role",
+        env={"A": "d", "B": "d"},
+        labels={"team": "d"},
+    )
     definition, request = build({"env": {"A": "job"}}, about=context(defaults=defaults))
     assert (request["cluster"], request["overrides"]["taskRoleArn"]) == ("dc", "task-role")
     assert definition["executionRoleArn"] == "exec-role"

@@ -23,13 +23,12 @@ from ecs_worker.job.attached import (
 )
 from ecs_worker.job.checks.rules import problems_of
 from ecs_worker.job.configuration import (
-    FlowRunContext,
     JobConfiguration,
-    WorkerDefaults,
     merge_job_variables,
     origins,
     render_configuration,
 )
+from ecs_worker.job.context import FlowRunContext, option_origins
 from ecs_worker.job.masking import Redactor
 from ecs_worker.job.requests import flow_container_name, log_streams, network_need
 from ecs_worker.job.template import UNSET, references, resolve_blocks, resolve_variables
@@ -142,7 +141,7 @@ def flow_run_context(
         deployment_name=deployment.name if deployment is not None else None,
         deployment_updated=updated,
         inherited_env=prefect.inherited,
-        defaults=WorkerDefaults.of(defaults),
+        defaults=defaults,
     )
 
 
@@ -173,7 +172,7 @@ async def assemble(
 
     Raises JobInvalid, with the problems so far, where nothing can be made without what is wrong.
     """
-    came_from = context.defaults.origins(origins(template, deployed, context.run.job_variables))
+    came_from = origins(template, deployed, context.run.job_variables, option_origins(context.defaults))
     variables = merge_job_variables(deployed, context.run.job_variables)
     unresolved = render_configuration(template, variables, os.environ)
     rendered, hidden = await _resolved(unresolved, sources)

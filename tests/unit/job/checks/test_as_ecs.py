@@ -10,10 +10,11 @@ from moto.core.exceptions import ServiceException
 from ecs_worker.job.assembly import draft, in_network
 from ecs_worker.job.attached import with_documents
 from ecs_worker.job.checks.rules import problems_of
-from ecs_worker.job.configuration import JobConfiguration, WorkerDefaults, render_configuration
+from ecs_worker.job.configuration import JobConfiguration, render_configuration
 from ecs_worker.job.requests import FoundNetwork, network_need, runs_on_fargate
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.local import rules as ecs
+from ecs_worker.settings import JobDefaults
 from support.builders import ANY_RUN
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def logging(options: dict[str, str]) -> dict[str, Any]:
 
 def job(variables: dict[str, Any]) -> Job:
     configuration = JobConfiguration.load(render_configuration(default_base_job_template(), variables, {}))
-    configuration = with_documents(configuration, {}, WorkerDefaults())
+    configuration = with_documents(configuration, {}, JobDefaults())
     made = draft(configuration, ANY_RUN, came_from=dict.fromkeys(variables, "the table"))
     need = network_need(configuration, ANY_RUN, made.definition)
     return in_network(made, need, FoundNetwork(["subnet-1"])) if need else made

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ecs_worker.job.configuration import WorkerDefaults
+from ecs_worker.settings import JobDefaults
 from support.jobs import ROLE, context, problems
 
 AWSLOGS = {"logDriver": "awslogs", "options": {}}
@@ -207,7 +207,7 @@ def test_what_the_template_fixes_or_the_worker_says_is_told_as_theirs() -> None:
     fixed = {"task_definition": {"cpu": "300", "memory": "300"}, "task_run_request": {}}
     [problem] = problems({"cpu": 256, "memory": 512}, **fixed)
     assert "cpu 300 (from the work pool's template) with memory 300 (from the work pool's template)" in problem
-    defaults = WorkerDefaults(cluster="a b", labels={"aws:x": "1"})
+    defaults = JobDefaults(cluster="a b", labels={"aws:x": "1"})
     found = problems({}, about=context(defaults=defaults))
     assert found[0].startswith("cluster is 'a b' (from the worker's --cluster), which")
     assert found[1].startswith("The task has the label 'aws:x' (from the worker's --label), which")

@@ -16,11 +16,10 @@ from ecs_worker.prefect_api.client import PrefectClient
 from ecs_worker.prefect_api.schemas import WorkPool
 from ecs_worker.settings import PrefectSettings, WorkerSettings
 from ecs_worker.worker import Worker
-from support.servers.prefect import wait_until
 from support.simulator.helpers import DEFINITION, run_task
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from contextlib import AsyncExitStack
 
     from support.simulator import AwsSimulator, EventFeed
@@ -104,10 +103,3 @@ async def listening(*listeners: Listener) -> AsyncIterator[None]:
             group.start_soon(listener.events.run)
         yield
         group.cancel_scope.cancel()
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    async def holds() -> bool:
-        return condition()
-
-    await wait_until(holds, seconds, every=0.02)

@@ -24,14 +24,14 @@ from ecs_worker.prefect_api.schemas import WorkPool
 from ecs_worker.settings import PrefectSettings
 from support.builders import claimed_run
 from support.listeners import Pool
-from support.servers.prefect import Admin, wait_until
 from support.servers.scripted import Answer, ScriptedServer, scripted
 from support.simulator import ChaosProxy
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from support.servers.prefect import PrefectServer
+    from support.servers.prefect import Admin, PrefectServer
 
 pytestmark = pytest.mark.anyio
 
@@ -85,12 +85,12 @@ async def read_events(admin: Admin, number: int, **fields: Any) -> list[dict[str
 
     async def there() -> bool:
         since = (NOW - timedelta(hours=1)).isoformat()
-        until = (NOW + timedelta(hours=1)).isoformat()
-        body = {"filter": {"occurred": {"since": since, "until": until}, "order": "ASC", **fields}, "limit": 50}
+        end = (NOW + timedelta(hours=1)).isoformat()
+        body = {"filter": {"occurred": {"since": since, "until": end}, "order": "ASC", **fields}, "limit": 50}
         found[:] = (await admin.post("/events/filter", body))["events"]
         return len(found) >= number
 
-    await wait_until(there)
+    await until(there)
     assert len(found) == number
     return found
 

@@ -16,8 +16,8 @@ import pytest
 
 from ecs_worker.demo.stage import isolate
 from ecs_worker.job.variables import default_base_job_template
-from support.servers.prefect import wait_until
 from support.servers.worker import environment
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -48,7 +48,7 @@ class Demo:
             assert self._process.returncode is None, f"It has ended:\n{self.output}"
             return text in self.output
 
-        await wait_until(written, seconds)
+        await until(written, seconds)
 
     async def ctrl_c(self) -> None:
         """As a terminal does it: to all processes of the foreground group."""

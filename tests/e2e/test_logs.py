@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from support.servers.prefect import wait_until
+from support.waiting import until
 from support.world import ROLE, World
 
 pytestmark = pytest.mark.anyio
@@ -53,7 +53,7 @@ async def test_task_status_is_told_in_the_runs_logs(world: World) -> None:
             told[:] = [line["message"] for line in await world.admin.logs(run_id)]
             return any("STOPPED" in message for message in told)
 
-        await wait_until(stopped)
+        await until(stopped)
     task_id = (await world.task_of(run_id))["taskArn"].rpartition("/")[2]
     assert any("RUNNING" in message and task_id in message for message in told)
     assert len(told) == len(set(told))

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.servers.prefect import wait_until
 from support.simulator.chaos_proxy import ChaosProxy
 from support.simulator.faults import Phase, Point, What, fault
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -77,7 +77,7 @@ async def test_open_launches_are_finished_before_a_polite_end(world: World, aws_
         async def asked() -> bool:
             return any("clientToken" in call.text for call in aws_proxy.calls)
 
-        await wait_until(asked)
+        await until(asked)
         assert await process.stop() == 0
     task = await world.task_of(run_id)
     assert (await world.admin.read_run(run_id))["infrastructure_pid"].endswith(task["taskArn"])

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.paths import EXAMPLES
-from support.servers.prefect import wait_until
 from support.servers.worker import worker
+from support.waiting import until
 from support.world import FLOWS, ROLE, World, steps
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ async def test_flow_completes(admin3: Admin, aws: str, tmp_path: Path) -> None:
             messages = [line["message"] for line in await admin3.logs(run_id)]
             return any("STOPPED" in message for message in messages) and "Counted 3 words" in messages
 
-        await wait_until(told)
+        await until(told)
         line = "Hello there from the container's output"
         await process.wait_for_output(line)
         assert await process.stop() == 0
@@ -92,7 +92,7 @@ async def test_silent_end_is_crashed_with_its_cause(either_world: World, command
             lines = await world.admin.logs(run_id)
             return any("code 3" in line["message"] and line["level"] == 40 for line in lines)
 
-        await wait_until(told)
+        await until(told)
     await world.task_of(run_id)
 
 

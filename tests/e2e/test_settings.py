@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from support.servers.prefect import free_port, wait_until
+from support.servers.prefect import free_port
 from support.servers.worker import QUICK, command, environment
+from support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,7 +93,7 @@ async def test_health_and_metrics(world: World, tmp_path: Path) -> None:
                     )
                 )
 
-            await wait_until(counted)
+            await until(counted)
         code, told = await ask_health()
         assert code == 0
         assert json.loads(told)["healthy"] is True

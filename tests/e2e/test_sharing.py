@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from support.servers.prefect import wait_until
+from support.waiting import until
 from support.world import World, most_at_once, run_of
 
 pytestmark = pytest.mark.anyio
@@ -103,7 +103,7 @@ async def test_paused_pool_launches_nothing_until_it_goes_on(world: World) -> No
             workers = await world.admin.post(f"/work_pools/{world.pool}/workers/filter", {})
             return bool(workers)
 
-        await wait_until(beaten)
+        await until(beaten)
         assert (await world.admin.read_run(run_id))["state_type"] == "SCHEDULED"
         await world.resume()
         await world.admin.wait_for_state(run_id, "COMPLETED")

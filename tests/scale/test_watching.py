@@ -18,9 +18,9 @@ from ecs_worker.settings import PrefectSettings, WorkerSettings
 from ecs_worker.worker import Worker
 from support.builders import claimed_run, run_in
 from support.outside import POOL
-from support.servers.prefect import wait_until
 from support.simulator import Call, TaskScript, What, fault
 from support.simulator.helpers import DEFINITION, run_task
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -156,10 +156,3 @@ async def in_its_thread(outside: Outside, what: Callable[[AwsSimulator, CannedAp
     """Done where AWS and the API live, while the worker goes on."""
     future = outside.portal.start_task_soon(what, outside.aws, outside.api)
     return await asyncio.wrap_future(future)
-
-
-async def until(condition: Callable[[], bool], seconds: float) -> None:
-    async def holds() -> bool:
-        return condition()
-
-    await wait_until(holds, seconds)

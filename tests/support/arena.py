@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 from ecs_worker.job.variables import default_base_job_template
-from support.servers.prefect import Admin, wait_until
+from support.servers.prefect import Admin
 from support.servers.worker import environment
 from support.simulator import AwsSimulator, ChaosProxy
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -183,10 +184,7 @@ class Arena:
         return self.tasks_of(run_id)[number - 1]
 
     async def until(self, condition: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
-        try:
-            await wait_until(condition, seconds, every=0.05)
-        except TimeoutError:
-            raise AssertionError(f"It did not come about in {seconds} s.\n{self.outputs()}") from None
+        await until(condition, seconds, every=0.05, told=lambda: f"\n{self.outputs()}")
 
     async def ends(self, run_id: str, *types: str, seconds: float = 30) -> dict[str, Any]:
         """The run, once it is final: of one of these types."""

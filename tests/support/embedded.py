@@ -8,10 +8,11 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import aioboto3
-import anyio
+
+from support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
 REGION = "us-east-1"
 ROLE = "arn:aws:iam::123456789012:role/execution"
@@ -38,16 +39,6 @@ def awslogs(prefix: str = "flow", **options: str) -> dict[str, Any]:
 
 def container(name: str = "main", command: list[str] | None = None, **more: Any) -> dict[str, Any]:
     return {"name": name, "image": "an-image", **({"command": command} if command is not None else {}), **more}
-
-
-async def eventually(look: Callable[[], Awaitable[Any]], *, within: float = 20) -> Any:
-    """Look until something true is seen, and give it."""
-    with anyio.fail_after(within):
-        while True:
-            seen = await look()
-            if seen:
-                return seen
-            await anyio.sleep(0.01)
 
 
 @dataclass
@@ -94,12 +85,12 @@ class Aws:
         answer = await self.ecs.describe_tasks(cluster=task["clusterArn"], tasks=[task["taskArn"]], include=["TAGS"])
         return dict(answer["tasks"][0])
 
-    async def reaches(self, task: dict[str, Any], *statuses: str, within: float = 20) -> dict[str, Any]:
+    async def reaches(self, task: dict[str, Any], *statuses: str, seconds: float = 20) -> dict[str, Any]:
         async def look() -> dict[str, Any] | None:
             seen = await self.describe(task)
             return seen if seen["lastStatus"] in statuses else None
 
-        return dict(await eventually(look, within=within))
+        return dict(await until(look, seconds, every=0.02))
 
     async def lines(self, task: dict[str, Any], name: str = "main", prefix: str = "flow") -> list[str]:
         stream = f"{prefix}/{name}/{task['taskArn'].split('/')[-1]}"

@@ -14,11 +14,10 @@ from ecs_worker.prefect_api.client import PrefectClient
 from ecs_worker.settings import PrefectSettings, WorkerSettings
 from ecs_worker.worker import build
 from support.builders import run_in
-from support.servers.prefect import wait_until
 from support.simulator.helpers import DEFINITION, run_task
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from contextlib import AsyncExitStack
 
     from ecs_worker.lifecycle.run.run import Run
@@ -95,10 +94,3 @@ async def listening(*listeners: Listening) -> AsyncIterator[None]:
             group.start_soon(listener.listener.run)
         yield
         group.cancel_scope.cancel()
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    async def holds() -> bool:
-        return condition()
-
-    await wait_until(holds, seconds, every=0.02)

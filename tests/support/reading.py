@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter, defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import anyio
 from ecs_worker.lifecycle.journal.tail import Pace, Reader, Tail
 from ecs_worker.model import AwsTarget
 from support.simulator.tasks import LogScript
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,12 +71,9 @@ class Console:
 
     async def read_until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
         """Let the reader run until the condition holds."""
-        deadline = time.monotonic() + seconds
         async with anyio.create_task_group() as running:
             running.start_soon(self.reader.run)
-            while not condition():
-                assert time.monotonic() < deadline, "it did not happen in time"
-                await anyio.sleep(0.02)
+            await until(condition, seconds, every=0.02)
             running.cancel_scope.cancel()
 
     async def read_to_the_end(self, tails: Sequence[Tail], seconds: float = 20) -> None:

@@ -13,12 +13,14 @@ import aioboto3
 
 from ecs_worker.job.variables import default_base_job_template
 from support.paths import CONTAINER
-from support.servers.prefect import Admin, PrefectServer, wait_until
 from support.servers.worker import WorkerProcess, worker
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractAsyncContextManager
+
+    from support.servers.prefect import Admin, PrefectServer
 
 AUTH_STRING = "administrator:correct-horse-battery"
 ROLE = "arn:aws:iam::123456789012:role/my-task-execution-role"
@@ -134,10 +136,7 @@ class World:
             seen[:] = await self.tasks_of(run_id)
             return len(seen) >= number and (not statuses or seen[-1]["lastStatus"] in statuses)
 
-        try:
-            await wait_until(reached, seconds)
-        except TimeoutError:
-            raise AssertionError(f"Not {statuses} after {seconds} s: {[task['lastStatus'] for task in seen]}") from None
+        await until(reached, seconds, told=lambda: f"not {statuses} but {[task['lastStatus'] for task in seen]}")
         return seen[-1]
 
     async def all_are(self, run_ids: Sequence[str], kind: str, seconds: float = 60) -> None:

@@ -19,15 +19,15 @@ from ecs_worker.prefect_api.client import PrefectClient
 from ecs_worker.prefect_api.schemas import WorkPool
 from ecs_worker.settings import PrefectSettings
 from support.builders import PoolView, claimed_run, launch_request, placement, run_in
-from support.servers.prefect import Admin, wait_until
 from support.servers.scripted import Answer, ScriptedServer, scripted
 from support.simulator import ChaosProxy
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from ecs_worker.lifecycle.run.run import Run
-    from support.servers.prefect import PrefectServer
+    from support.servers.prefect import Admin, PrefectServer
 
 pytestmark = pytest.mark.anyio
 
@@ -81,12 +81,12 @@ async def read_events(admin: Admin, number: int, **fields: Any) -> list[dict[str
 
     async def there() -> bool:
         since = (NOW - timedelta(hours=1)).isoformat()
-        until = (NOW + timedelta(hours=1)).isoformat()
-        body = {"filter": {"occurred": {"since": since, "until": until}, "order": "ASC", **fields}, "limit": 50}
+        end = (NOW + timedelta(hours=1)).isoformat()
+        body = {"filter": {"occurred": {"since": since, "until": end}, "order": "ASC", **fields}, "limit": 50}
         found[:] = (await admin.post("/events/filter", body))["events"]
         return len(found) >= number
 
-    await wait_until(there)
+    await until(there)
     assert len(found) == number
     return found
 

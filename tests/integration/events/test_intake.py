@@ -14,8 +14,9 @@ from ecs_worker.aws.sqs import Message
 from ecs_worker.lifecycle.listen import OF_NO_USE_AFTER, Fate, read, region_of, run_of
 from ecs_worker.model import Phase, TaskFacts
 from support.builders import claimed_run
-from support.listeners import QUEUE, Listening, listening, until
+from support.listeners import QUEUE, Listening, listening
 from support.simulator import EventFeed, TaskScript, What, fault
+from support.waiting import until
 
 if TYPE_CHECKING:
     from ecs_worker.lifecycle.run.run import Run

@@ -16,9 +16,9 @@ import pytest
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.local.server import EmbeddedAws
 from support.paths import EXAMPLES
-from support.servers.prefect import wait_until
 from support.servers.worker import WorkerProcess, worker
 from support.simulator import AwsSimulator, EventFeed, FlowScript, TaskScript
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -80,10 +80,7 @@ async def test_ends_are_told_within_seconds_and_all_is_announced(admin3: Admin, 
         told.update(event["event"] for event in await events_of(admin3, pool))
         return wanted <= told
 
-    try:
-        await wait_until(all_there)
-    except TimeoutError:
-        raise AssertionError(f"The server has only {told}.") from None
+    await until(all_there, told=lambda: f"the server has only {told}")
     assert all(told[name] == number for name, number in wanted.items())
 
 

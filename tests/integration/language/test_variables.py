@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from ecs_worker.job.variables import JobVariables, default_base_job_template
-from support.servers.prefect import Admin, wait_until
 from support.servers.worker import worker
 from support.simulator import AwsSimulator, FlowScript, ScriptRule, TaskScript, What, fails_to_start, fault
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
     from pathlib import Path
 
+    from support.servers.prefect import Admin
     from support.simulator import Call, Site
 
 pytestmark = pytest.mark.anyio
@@ -197,11 +198,11 @@ async def test_each_variable_reaches_its_request(admin3: Admin, tmp_path: Path) 
                 assert "Crashed" not in process.output, process.output
                 return recorder.of_runs().keys() >= set(runs.values())
 
-            try:
-                await wait_until(all_launched, 240)  # a definition each: ECS registers one a second
-            except TimeoutError:
-                missing = [name for name, run in runs.items() if run not in recorder.of_runs()]
-                raise AssertionError(f"{missing} were not launched:\n{process.output[-3000:]}") from None
+            def missing() -> str:
+                names = [name for name, run in runs.items() if run not in recorder.of_runs()]
+                return f"{names} were not launched:\n{process.output[-3000:]}"
+
+            await until(all_launched, 240, told=missing)  # a definition each: ECS registers one a second
     sent = recorder.of_runs()
     wrong = []
     for variable, (_, expected) in REQUESTS.items():
@@ -261,7 +262,7 @@ async def test_what_variables_do(admin3: Admin, tmp_path: Path) -> None:
             async def deregistered() -> bool:
                 return bool(recorder.all("DeregisterTaskDefinition"))
 
-            await wait_until(deregistered, 20)
+            await until(deregistered, 20)
     messages = {name: str(end["state"]["message"]) for name, end in ends.items() if end["state_type"] == "CRASHED"}
     assert messages.keys() == {
         "task_start_timeout_seconds",

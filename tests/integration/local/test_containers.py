@@ -12,7 +12,8 @@ import prefect
 import pytest
 from botocore.exceptions import ClientError
 
-from support.embedded import LOG_GROUP, awslogs, container, eventually, fresh, python, the
+from support.embedded import LOG_GROUP, awslogs, container, fresh, python, the
+from support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +42,7 @@ async def environment_of(aws: Aws, *, overrides: list[dict[str, str]] | None = N
 
 async def output_of(aws: Aws, command: list[str], **more: Any) -> list[str]:
     task = await aws.run_containers(container(command=command, logConfiguration=awslogs(), **more))
-    end = await aws.reaches(task, "STOPPED", within=60)
+    end = await aws.reaches(task, "STOPPED", seconds=60)
     assert the(end)["exitCode"] == 0, await aws.lines(task)
     return await aws.lines(task)
 
@@ -175,7 +176,7 @@ async def test_lines_come_while_the_container_runs(aws: Aws) -> None:
         except ClientError:
             return []
 
-    (line,) = await eventually(lines)
+    (line,) = await until(lines)
     assert time.time() - float(line) < 0.5
     assert (await aws.describe(task))["desiredStatus"] == "RUNNING"
     await aws.ecs.stop_task(task=task["taskArn"])
@@ -214,7 +215,7 @@ async def test_a_forward_token_at_the_end_finds_later_lines(aws: Aws) -> None:
             return None
         return page if page["events"] else None
 
-    page = await eventually(first)
+    page = await until(first)
     assert [event["message"] for event in page["events"]] == ["first"]
     token = page["nextForwardToken"]
     empty = await aws.logs.get_log_events(**stream, startFromHead=True, nextToken=token)
@@ -275,7 +276,7 @@ async def test_many_containers_log_at_once_while_clients_read(aws: Aws) -> None:
         told = (await aws.ecs.describe_tasks(tasks=[task["taskArn"] for task in tasks]))["tasks"]
         return {task["lastStatus"] for task in told} == {"STOPPED"}
 
-    await eventually(stopped, within=60)
+    await until(stopped, 60)
     for task in tasks:
         assert await aws.lines(task, prefix=prefix) == [str(n) for n in range(200)]
 

@@ -10,7 +10,8 @@ import anyio
 import pytest
 from botocore.exceptions import ClientError
 
-from support.embedded import ROLE, awslogs, connected, container, eventually, fresh, python, the
+from support.embedded import ROLE, awslogs, connected, container, fresh, python, the
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -448,7 +449,7 @@ async def test_it_is_quick(aws: Aws) -> None:
         told = (await aws.ecs.describe_tasks(tasks=arns))["tasks"]
         return {task["lastStatus"] for task in told} == {"STOPPED"}
 
-    await eventually(stopped, within=60)
+    await until(stopped, 60)
     durations = []
     for _ in range(10):
         started = time.perf_counter()

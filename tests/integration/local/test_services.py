@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.embedded import LOG_GROUP, ROLE, awslogs, container, eventually, fresh
+from support.embedded import LOG_GROUP, ROLE, awslogs, container, fresh
+from support.waiting import until
 
 if TYPE_CHECKING:
     from support.embedded import Aws
@@ -24,7 +25,7 @@ async def tasks_of(aws: Aws, service: str, count: int, **wanted: str) -> list[di
         wanted_ones = [task for task in tasks if all(task[name] == value for name, value in wanted.items())]
         return tasks or [{}] if len(tasks) == len(wanted_ones) == count else None
 
-    return list(await eventually(look))
+    return list(await until(look))
 
 
 async def test_a_service_keeps_its_tasks_running(aws: Aws) -> None:
@@ -116,7 +117,7 @@ async def test_a_stacks_task_definition_and_service_are_whole(aws: Aws) -> None:
         arns = (await aws.ecs.list_tasks(cluster=cluster, serviceName=service["serviceName"]))["taskArns"]
         return (arns or ["none"]) if len(arns) == count else []
 
-    (arn,) = await eventually(lambda: running(1))
+    (arn,) = await until(lambda: running(1))
     stream = f"flow/main/{arn.split('/')[-1]}"
 
     async def greeted() -> bool:
@@ -126,11 +127,11 @@ async def test_a_stacks_task_definition_and_service_are_whole(aws: Aws) -> None:
         events = await aws.logs.get_log_events(logGroupName=LOG_GROUP, logStreamName=stream, startFromHead=True)
         return [event["message"] for event in events["events"]] == ["hello"]
 
-    await eventually(greeted)
+    await until(greeted)
     template["Resources"]["Service"]["Properties"]["DesiredCount"] = 2  # type: ignore[index]
     await aws.cloudformation.update_stack(StackName=stack, TemplateBody=json.dumps(template))
-    await eventually(lambda: running(2))
+    await until(lambda: running(2))
     await aws.cloudformation.delete_stack(StackName=stack)
-    await eventually(lambda: running(0))
+    await until(lambda: running(0))
     definition = (await aws.ecs.describe_task_definition(taskDefinition=told["taskDefinitionArn"]))["taskDefinition"]
     assert definition["status"] == "INACTIVE"

@@ -16,7 +16,8 @@ import pytest
 
 from ecs_worker.errors import UserError
 from ecs_worker.local.server import EmbeddedAws, LocalSettings, serve
-from support.embedded import LOG_GROUP, awslogs, connected, container, eventually, fresh, python
+from support.embedded import LOG_GROUP, awslogs, connected, container, fresh, python
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -85,7 +86,7 @@ async def test_it_ends_quickly_with_all_containers(how: signal.Signals | str) ->
             container(command=TELL_PID_AND_IGNORE_SIGTERM, logConfiguration=awslogs(), stopTimeout=100)
         )
         await aws.reaches(task, "RUNNING")
-        pid = int((await eventually(lambda: aws.lines(task)))[0])
+        pid = int((await until(lambda: aws.lines(task)))[0])
         assert alive(pid)
         assert process.stdin
         if isinstance(how, signal.Signals):
@@ -184,13 +185,13 @@ async def test_a_reset_stops_and_forgets_everything() -> None:
         await prepared(aws)
         task = await aws.run_containers(container(command=TELL_PID, logConfiguration=awslogs()))
         await aws.reaches(task, "RUNNING")
-        pid = int((await eventually(lambda: aws.lines(task)))[0])
+        pid = int((await until(lambda: aws.lines(task)))[0])
         assert (await fetched("POST", f"{url}/moto-api/reset"))[0] == 200
 
         async def gone() -> bool:
             return not alive(pid)
 
-        await eventually(gone)
+        await until(gone)
         assert (await aws.ecs.describe_tasks(tasks=[task["taskArn"]]))["tasks"] == []
         assert len((await aws.ecs.describe_clusters())["clusters"]) == 1
 
@@ -205,7 +206,7 @@ async def test_stopped_tasks_are_forgotten_after_the_retention() -> None:
             return list((await aws.ecs.describe_tasks(tasks=[task["taskArn"]]))["failures"])
 
         assert await missing() == []
-        assert await eventually(missing) == [{"arn": task["taskArn"], "reason": "MISSING"}]
+        assert await until(missing) == [{"arn": task["taskArn"], "reason": "MISSING"}]
         assert (await aws.ecs.list_tasks(desiredStatus="STOPPED"))["taskArns"] == []
 
 
@@ -239,7 +240,7 @@ async def test_each_change_of_a_task_is_an_event_in_order(aws: Aws) -> None:
             await aws.sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
         return any(event["detail"]["lastStatus"] == "STOPPED" for event in events)
 
-    await eventually(complete)
+    await until(complete)
     await aws.events.remove_targets(Rule=rule, Ids=["queue"])
     await aws.events.delete_rule(Name=rule)
     events.sort(key=lambda event: event["detail"]["version"])

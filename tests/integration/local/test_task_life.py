@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from support.embedded import awslogs, container, eventually, fresh, python, the
+from support.embedded import awslogs, container, fresh, python, the
+from support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +38,7 @@ async def test_every_status_is_passed_in_order_and_versions_rise(aws: Aws) -> No
         seen.append(await aws.describe(task))
         return bool(seen[-1]["lastStatus"] == "STOPPED")
 
-    await eventually(stopped)
+    await until(stopped)
     statuses = list(dict.fromkeys(each["lastStatus"] for each in seen))
     assert statuses == WAY
     versions = [each["version"] for each in seen]
@@ -97,7 +98,7 @@ async def test_a_signal_that_ends_a_container_is_its_exit_code(aws: Aws, number:
 
 async def test_stop_task_lets_the_container_end_itself(aws: Aws) -> None:
     task = await aws.run_containers(container(command=POLITE, logConfiguration=awslogs()))
-    await eventually(lambda: said(aws, task, "up"))
+    await until(lambda: said(aws, task, "up"))
     answer = (await aws.ecs.stop_task(task=task["taskArn"], reason="enough"))["task"]
     assert (answer["desiredStatus"], answer["lastStatus"]) == ("STOPPED", "RUNNING")
     end = await aws.reaches(task, "STOPPED")
@@ -108,7 +109,7 @@ async def test_stop_task_lets_the_container_end_itself(aws: Aws) -> None:
 
 async def test_stop_task_kills_what_ignores_sigterm_after_stop_timeout(aws: Aws) -> None:
     task = await aws.run_containers(container(command=STUBBORN, logConfiguration=awslogs(), stopTimeout=2))
-    await eventually(lambda: said(aws, task, "up"))
+    await until(lambda: said(aws, task, "up"))
     await aws.ecs.stop_task(task=task["taskArn"])
     end = await aws.reaches(task, "STOPPED")
     assert the(end)["exitCode"] == 137
@@ -147,7 +148,7 @@ async def test_children_end_with_their_container(aws: Aws) -> None:
         except FileNotFoundError:
             return True
 
-    await eventually(gone)
+    await until(gone)
 
 
 async def test_an_essential_containers_end_ends_the_others(aws: Aws) -> None:
@@ -168,7 +169,7 @@ async def test_a_non_essential_containers_end_changes_nothing(aws: Aws) -> None:
         seen = await aws.describe(task)
         return seen if the(seen, "side")["lastStatus"] == "STOPPED" else None
 
-    seen = await eventually(side_ended)
+    seen = await until(side_ended)
     assert the(seen, "side")["exitCode"] == 5
     seen = await aws.reaches(task, "RUNNING")
     assert seen["desiredStatus"] == "RUNNING"
@@ -284,10 +285,10 @@ async def test_a_hundred_containers_at_once(aws: Aws) -> None:
         told = (await aws.ecs.describe_tasks(tasks=arns))["tasks"]
         return len(told) == 100 and {task["lastStatus"] for task in told} == {status}
 
-    await eventually(lambda: all_are("RUNNING"), within=40)
+    await until(lambda: all_are("RUNNING"), 40)
     for arn in arns:
         await aws.ecs.stop_task(task=arn)
-    await eventually(lambda: all_are("STOPPED"), within=40)
+    await until(lambda: all_are("STOPPED"), 40)
 
 
 async def said(aws: Aws, task: dict[str, Any], line: str) -> bool:

@@ -27,7 +27,7 @@ from ecs_worker.settings import PrefectSettings, WorkerSettings
 from ecs_worker.worker import build
 from support.builders import PoolView, claimed_run, run_in
 from support.reading import GROUP, PACE, TARGET, Console
-from support.servers.prefect import wait_until
+from support.waiting import until
 
 if TYPE_CHECKING:
     from ecs_worker.aws.session import Aws
@@ -114,11 +114,11 @@ async def test_both_destinations_get_each_line_with_its_time(stage: Stage, caplo
         async with anyio.create_task_group() as running:
             logs.follow(held)
             running.start_soon(logs.run)
-            await wait_until(lambda: _async(len(caplog.records) >= 100))
+            await until(lambda: len(caplog.records) >= 100)
             console.stop(stream_of(held))
             stopped(held)
             logs.follow(held)
-            await wait_until(lambda: _async(len(logs) == 0))
+            await until(lambda: len(logs) == 0)
             running.cancel_scope.cancel()
     await feed.flush()
     written = console.written(stream_of(held))
@@ -153,9 +153,9 @@ async def test_after_a_restart_no_line_is_lost_or_doubled_on_the_server(stage: S
     async with anyio.create_task_group() as running:
         logs.follow(held)
         running.start_soon(logs.run)
-        await wait_until(lambda: _async(len(feed) >= 200))
+        await until(lambda: len(feed) >= 200)
         await feed.flush()
-        await wait_until(lambda: _async(len(feed) >= 100))
+        await until(lambda: len(feed) >= 100)
         running.cancel_scope.cancel()
     logs, feed, ledger = stage.worker()
     held = taken_over(held)
@@ -163,11 +163,11 @@ async def test_after_a_restart_no_line_is_lost_or_doubled_on_the_server(stage: S
     async with anyio.create_task_group() as running:
         logs.follow(held)
         running.start_soon(logs.run)
-        await wait_until(lambda: _async(len(feed) >= 200))
+        await until(lambda: len(feed) >= 200)
         console.stop(stream_of(held))
         stopped(held)
         logs.follow(held)
-        await wait_until(lambda: _async(len(logs) == 0))
+        await until(lambda: len(logs) == 0)
         running.cancel_scope.cancel()
     await feed.flush()
     assert Counter(line["message"] for line in await stage.lines(held)) == console.written(stream_of(held))
@@ -189,9 +189,9 @@ async def test_after_a_restart_the_worker_s_output_repeats_the_last_minutes(
         async with anyio.create_task_group() as running:
             logs.follow(held)
             running.start_soon(logs.run)
-            await wait_until(lambda: _async(bool(caplog.records)))
+            await until(lambda: bool(caplog.records))
             ledger.drop(held)
-            await wait_until(lambda: _async(len(logs) == 0))
+            await until(lambda: len(logs) == 0)
             running.cancel_scope.cancel()
     assert [record.getMessage() for record in caplog.records if record.name == "ecs_worker.output"] == ["a minute ago"]
 
@@ -245,7 +245,7 @@ async def test_a_run_that_never_began_shows_its_containers_last_lines(stage: Sta
     assert run["state_type"] == "CRASHED"
     async with anyio.create_task_group() as running:
         running.start_soon(logs.run)
-        await wait_until(lambda: _async(len(logs) == 0))
+        await until(lambda: len(logs) == 0)
         running.cancel_scope.cancel()
     await feed.flush()
     lines = [line["message"] for line in await stage.lines(held)]
@@ -272,7 +272,7 @@ async def test_an_attempt_that_is_repeated_leaves_its_last_lines(stage: Stage) -
     assert (held.phase, held.attempt) == (Phase.CLAIMED, 2)
     async with anyio.create_task_group() as running:
         running.start_soon(logs.run)
-        await wait_until(lambda: _async(len(logs) == 0))
+        await until(lambda: len(logs) == 0)
         running.cancel_scope.cancel()
     await feed.flush()
     assert [line["message"] for line in await stage.lines(held, "proxy")] == ["no upstream"]
@@ -297,11 +297,7 @@ async def test_a_task_that_is_not_ours_any_more_is_read_to_its_present_end(stage
     logs.follow(held)
     async with anyio.create_task_group() as running:
         running.start_soon(logs.run)
-        await wait_until(lambda: _async(len(feed) == 1))
+        await until(lambda: len(feed) == 1)
         ledger.drop(held)
-        await wait_until(lambda: _async(len(logs) == 0))
+        await until(lambda: len(logs) == 0)
         running.cancel_scope.cancel()
-
-
-async def _async(condition: bool) -> bool:
-    return condition

@@ -14,8 +14,9 @@ import pytest
 from ecs_worker.prefect_api.channel import Channel
 from ecs_worker.prefect_api.client import PrefectClient
 from ecs_worker.settings import PrefectSettings, WorkerSettings
-from support.servers.prefect import Admin, PrefectServer, prefect_server, wait_until
+from support.servers.prefect import Admin, PrefectServer, prefect_server
 from support.servers.scripted import Answer, scripted
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -64,7 +65,7 @@ class Ear:
         async def is_ready() -> bool:
             return self.channel.ready
 
-        await wait_until(is_ready, 60)
+        await until(is_ready, 60)
 
     async def next_order(self) -> Teardown:
         async with asyncio.timeout(30):
@@ -113,13 +114,13 @@ async def test_the_pool_is_known_at_once_and_after_a_restart(admin: Admin, serve
         async def told() -> bool:
             return ear.pools[-1].base_job_template == changed
 
-        await wait_until(told)
+        await until(told)
         server.stop()
 
         async def broken() -> bool:
             return not ear.channel.ready
 
-        await wait_until(broken)
+        await until(broken)
         assert not await ear.channel.beat()
         server.start()
         await ear.ready()
@@ -144,7 +145,7 @@ async def test_beats_over_the_channel_count_as_heartbeats(admin: Admin, server: 
         async def later() -> bool:
             return await seen() > first
 
-        await wait_until(later)
+        await until(later)
 
 
 # -- clean-up messages
@@ -216,7 +217,7 @@ async def test_servers_in_trouble_are_asked_again() -> None:
         async def asked_again() -> bool:
             return len(server.requests) >= 3
 
-        await wait_until(asked_again)
+        await until(asked_again)
     first, second, third = (request.time for request in server.requests[:3])
     assert second - first >= 1
     assert third - second >= 2

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.simulator.faults import What, fault
-from support.simulator.helpers import DEFINITION, NETWORK, code_of, error_of, run_task, until
+from support.simulator.helpers import DEFINITION, NETWORK, code_of, error_of, run_task
 from support.simulator.tasks import (
     START_FAILURES,
     ContainerScript,
@@ -16,6 +16,7 @@ from support.simulator.tasks import (
     out_of_memory,
     spot_interruption,
 )
+from support.waiting import until
 
 if TYPE_CHECKING:
     from support.clients import Clients

@@ -11,9 +11,10 @@ from botocore.exceptions import ConnectionClosedError, HTTPClientError, ReadTime
 from support.clients import Clients
 from support.simulator.aws import AwsSimulator
 from support.simulator.faults import Fault, Phase, Point, What, draw, fault, points_of
-from support.simulator.helpers import DEFINITION, code_of, error_of, run_task, until
+from support.simulator.helpers import DEFINITION, code_of, error_of, run_task
 from support.simulator.service import Limit
 from support.simulator.tasks import TaskScript
+from support.waiting import until
 
 pytestmark = pytest.mark.anyio
 

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import ClientSession
 
-from support.servers.prefect import Admin, PrefectServer, wait_until
 from support.simulator.chaos_proxy import ChaosProxy
 from support.simulator.faults import What, fault
 from support.simulator.helpers import DEFINITION, run_task
 from support.simulator.tasks import FlowScript, TaskScript
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from support.servers.prefect import Admin, PrefectServer
     from support.simulator.aws import AwsSimulator
 
 pytestmark = pytest.mark.anyio
@@ -56,7 +57,7 @@ async def stopped(aws: AwsSimulator, arn: str) -> dict[str, Any]:
     async def ended() -> bool:
         return task.status == "STOPPED"
 
-    await wait_until(ended)
+    await until(ended)
     return task.document
 
 

@@ -16,7 +16,8 @@ from aiohttp import ClientSession
 
 from support.clients import Clients
 from support.paths import TESTS
-from support.simulator.helpers import DEFINITION, code_of, run_task, until
+from support.simulator.helpers import DEFINITION, code_of, run_task
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

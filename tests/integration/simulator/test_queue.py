@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.simulator.helpers import DEFINITION, code_of, run_task, until
+from support.simulator.helpers import DEFINITION, code_of, run_task
 from support.simulator.shapes import output_problems
 from support.simulator.sqs import EventFeed
 from support.simulator.tasks import TaskScript
+from support.waiting import until
 
 if TYPE_CHECKING:
     from support.clients import Clients

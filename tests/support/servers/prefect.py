@@ -21,9 +21,10 @@ from uuid import UUID, uuid4
 import httpx
 
 from support.paths import TOP
+from support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Iterator
 
 Line = Literal["3", "2"]
 
@@ -345,17 +346,5 @@ class Admin:
             last = await self.read_run(run_id)
             return last["state_type"] in types
 
-        try:
-            await wait_until(reached, seconds)
-        except TimeoutError:
-            raise AssertionError(
-                f"The run is not {' or '.join(types)} after {seconds} s, but: {last.get('state')}"
-            ) from None
+        await until(reached, seconds, told=lambda: f"the run is not {' or '.join(types)}, but: {last.get('state')}")
         return last
-
-
-async def wait_until(condition: Callable[[], Awaitable[bool]], seconds: float = 30, every: float = 0.1) -> None:
-    """Ask until the condition holds; TimeoutError when it doesn't within the time."""
-    async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110 - it becomes true in another process
-            await asyncio.sleep(every)

@@ -9,7 +9,7 @@ import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from support.servers.prefect import wait_until
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -89,10 +89,7 @@ class WorkerProcess:
             assert not ended, f"The worker ended before it wrote {text!r}:\n{self.output}"
             return False
 
-        try:
-            await wait_until(written, seconds)
-        except TimeoutError:
-            raise AssertionError(f"{text!r} was not written within {seconds} s, but:\n{self.output}") from None
+        await until(written, seconds, told=lambda: f"{text!r} is not written, but:\n{self.output}")
 
 
 @asynccontextmanager

@@ -1,15 +1,13 @@
-"""Requests and waiting that several tests share."""
+"""Requests that several tests share."""
 
 from __future__ import annotations
 
-import asyncio
-import time
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
     import pytest
 
@@ -51,14 +49,6 @@ async def error_of(call: Awaitable[Any]) -> dict[str, Any]:
 
 async def code_of(call: Awaitable[Any]) -> str:
     return str((await error_of(call))["Error"]["Code"])
-
-
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
-    """Polls until the condition holds; fails after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not await condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.01)
 
 
 def point_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

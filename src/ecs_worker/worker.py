@@ -77,6 +77,8 @@ class Parts:
     events: EventFeed
     output: ContainerOutput
     journal: Journal
+    locate: Locate
+    patience: Patience
     steps: Steps
     way: Way
     poll: Poll
@@ -144,6 +146,8 @@ def build(
         events=events,
         output=output,
         journal=journal,
+        locate=locate,
+        patience=patience,
         steps=steps,
         way=way,
         poll=Poll(api, ledger, settings, way.send_scheduled),

@@ -11,6 +11,8 @@ from support.builders import HandClock, claimed_run, launch_request, placement
 from support.simulator.helpers import run_task
 
 if TYPE_CHECKING:
+    from ecs_worker.prefect_api.client import PrefectClient
+    from ecs_worker.prefect_api.schemas import FlowRun
     from ecs_worker.worker import Parts
     from support.servers.canned import CannedApi
     from support.simulator import AwsSimulator
@@ -22,12 +24,15 @@ LATER = 20.0  # seconds, after which every task is due to be looked at
 class Scene:
     """A worker none of whose loops runs: tests make each look themselves, and move its clock."""
 
-    def __init__(self, aws: AwsSimulator, api: CannedApi, parts: Parts, ecs: Any, clock: HandClock) -> None:
+    def __init__(
+        self, aws: AwsSimulator, api: CannedApi, parts: Parts, ecs: Any, clock: HandClock, prefect: PrefectClient
+    ) -> None:
         self.aws = aws
         self.api = api
         self.parts = parts
         self.ecs = ecs
         self.clock = clock
+        self.prefect = prefect
 
     def claimed(self, state_type: str = "PENDING", **claim: Any) -> Run:
         """A run in that state, as the worker holds it after its claim."""
@@ -62,6 +67,10 @@ class Scene:
         """A look at all ends, after their grace."""
         self.clock.advance(60.0)
         await self.parts.report.look()
+
+    async def scheduled(self) -> list[FlowRun]:
+        """What a poll would give."""
+        return await self.prefect.scheduled_runs(POOL)
 
     def document(self, run: Run) -> dict[str, Any]:
         """The run as the API has it."""

@@ -38,4 +38,6 @@ async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
         api = await stack.enter_async_context(PrefectClient(prefect, patience_seconds=0))
         clock = HandClock()
         parts = build(settings, prefect, api, aws, stopping=anyio.Event(), clock=clock)
-        yield Scene(simulator, canned, parts, ecs, clock)
+        scene = Scene(simulator, canned, parts, ecs, clock, api)
+        await parts.heartbeat.begin()
+        yield scene

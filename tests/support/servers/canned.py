@@ -37,8 +37,8 @@ class CannedApi:
     """One work pool, one flow, one deployment. `runs` are the flow runs as the API gives them, by id.
 
     `calls`: when each request came (monotonic seconds), and its name. `told`: how often each state was accepted for
-    each run. `read_by_id`: how many runs each bulk read asked for. `unlisted`: runs that bulk reads miss. `on_call`
-    is called with each name before the answer.
+    each run. `read_by_id`: how many runs each bulk read asked for. `unlisted`: runs that bulk reads miss. `leases`:
+    how often each was renewed. `on_call` is called with each name before the answer.
     """
 
     def __init__(self, pool: str, template: Mapping[str, Any], job_variables: Mapping[str, Any] | None = None) -> None:
@@ -80,6 +80,7 @@ class CannedApi:
         self.log_lines = 0
         self.read_by_id: list[int] = []
         self.unlisted: set[str] = set()
+        self.leases: dict[str, int] = {}
         self.on_call: Callable[[str], None] = lambda _: None
         self.url = ""
         self._workers: dict[str, dict[str, Any]] = {}
@@ -110,7 +111,7 @@ class CannedApi:
             "expected_start_time": _now(),
         }
         self.history[run_id] = []
-        self._enter(run_id, {"type": state_type, "name": state_type.title()})
+        self.enter(run_id, {"type": state_type, "name": state_type.title()})
         return run_id
 
     def in_state(self, *types: str) -> int:
@@ -139,6 +140,7 @@ class CannedApi:
             "GET /flow_run_states/": lambda request: _json(self.history.get(request.query["flow_run_id"], [])),
             "GET /flows/{id}": lambda _: _json(self.flow),
             "GET /deployments/{id}": lambda _: _json(self.deployment),
+            "POST /v2/concurrency_limits/leases/{id}/renew": self._renew,
             "POST /logs/": self._logs,
             "POST /logs/filter": lambda _: _json([]),
             "POST /events": lambda _: web.Response(status=204),
@@ -228,11 +230,12 @@ class CannedApi:
         state = (await request.json())["state"]
         verdict = _verdict(run["state"], state)
         if verdict == "ACCEPT":
-            self._enter(run_id, state)
+            self.enter(run_id, state)
         details = {"type": f"{verdict.lower()}_details"} | ({} if verdict == "ACCEPT" else {"reason": "not allowed"})
         return _json({"state": run["state"], "status": verdict, "details": details}, 201)
 
-    def _enter(self, run_id: str, proposed: Mapping[str, Any]) -> None:
+    def enter(self, run_id: str, proposed: Mapping[str, Any]) -> None:
+        """Put the run into that state."""
         state = {
             "id": str(uuid4()),
             "type": proposed["type"],
@@ -249,6 +252,13 @@ class CannedApi:
         }
         self.history[run_id].append(state)
         self.told[run_id, state["type"]] += 1
+
+    async def _renew(self, request: web.Request) -> web.Response:
+        lease = request.match_info["id"]
+        if lease not in self.leases:
+            return _json({"detail": "Lease not found"}, 410)
+        self.leases[lease] += 1
+        return web.Response(status=204)
 
     async def _logs(self, request: web.Request) -> web.Response:
         self.log_lines += len(await request.json())

@@ -1,7 +1,7 @@
 """The simulator and the proxy as processes, steered over HTTP (see control.py).
 
-python -m simulator --port 4610
-python -m simulator proxy --upstream http://127.0.0.1:4200 --port 4201
+python -m support.simulator --port 4610
+python -m support.simulator proxy --upstream http://127.0.0.1:4200 --port 4201
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from support.simulator.chaos_proxy import serve as serve_proxy
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m simulator", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m support.simulator", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", nargs="?", choices=("aws", "proxy"), default="aws")
     parser.add_argument("--port", type=int, default=0, help="0: a free one, printed as JSON")

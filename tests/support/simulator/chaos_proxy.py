@@ -1,7 +1,7 @@
 """An HTTP and WebSocket reverse proxy in front of a real Prefect server, with faults on request.
 
 Actions are templated: `POST /flow_runs/{id}/set_state PENDING`, `POST /work_pools/{name}/get_scheduled_flow_runs`,
-`WS /events/out`. As a command: `python -m simulator proxy --upstream http://127.0.0.1:4200 --port 4201`.
+`WS /events/out`. As a command: `python -m support.simulator proxy --upstream http://127.0.0.1:4200 --port 4201`.
 """
 
 from __future__ import annotations

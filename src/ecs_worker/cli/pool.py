@@ -32,7 +32,7 @@ def create(
     """Create a work pool of type ecs. Raises UserError if there is one of that name."""
     template = read_template(base_job_template) or default_base_job_template()
     given: dict[str, Any] = {"is_paused": paused, "concurrency_limit": concurrency_limit, "description": description}
-    fields = {field: value for field, value in given.items() if value not in (None, False)}
+    fields = {field: value for field, value in given.items() if value is not None}
     settings = prefect_settings()
 
     async def create_new() -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
-from ecs_worker.cli.app import app
+from ecs_worker.cli.app import command
 from ecs_worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -32,10 +30,9 @@ def page() -> str:
 
 def _flags() -> dict[str, str]:
     """Setting → how its option is spelled, of all options of `ecs-worker start`."""
-    start = typer.main.get_command(app).commands["start"]  # type: ignore[attr-defined] # a group, as app has commands
     return {
-        str(parameter.name).rstrip("_"): ", ".join(f"`{flag}`" for flag in (*parameter.opts, *parameter.secondary_opts))
-        for parameter in start.params
+        str(parameter.name): ", ".join(f"`{flag}`" for flag in (*parameter.opts, *parameter.secondary_opts))
+        for parameter in command("start").params
     }
 
 

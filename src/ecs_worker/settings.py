@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from ecs_worker import HEALTH_ADDRESS
 from ecs_worker.errors import UserError
 
 if TYPE_CHECKING:
@@ -163,9 +164,11 @@ VARIABLE_ONLY = Option(())
 
 
 def spellings(settings: type[BaseModel], name: str) -> tuple[str, ...]:
-    """All spellings of the setting's option; none if it is only a variable."""
-    own = (each.spellings for each in settings.model_fields[name].metadata if isinstance(each, Option))
-    return next(own, (f"--{name.replace('_', '-')}",))
+    """All spellings of the setting's option; none if it is only a variable. `--on/--off` for what is on by default."""
+    field = settings.model_fields[name]
+    flag = name.replace("_", "-")
+    usual = f"--{flag}/--no-{flag}" if field.default is True else f"--{flag}"
+    return next((each.spellings for each in field.metadata if isinstance(each, Option)), (usual,))
 
 
 def variable(settings: type[BaseSettings], name: str) -> str:
@@ -176,7 +179,7 @@ def variable(settings: type[BaseSettings], name: str) -> str:
 def option(settings: type[BaseModel], name: str) -> str:
     """The setting's option, for messages. Raises ValueError if it is only a variable."""
     long, *_ = spellings(settings, name)
-    return long
+    return long.partition("/")[0]
 
 
 def _default_name() -> str:
@@ -335,7 +338,7 @@ class WorkerSettings(JobSettings, PoolSettings):
     )
     with_healthcheck: bool = Field(default=False, description="Serve /health and /metrics on the health address.")
     health_address: str = Field(
-        default="127.0.0.1:8080", description="HOST:PORT of the health server; [::1]:8080 for IPv6."
+        default=HEALTH_ADDRESS, description="HOST:PORT of the health server; [::1]:8080 for IPv6."
     )
 
     heartbeat_seconds: Annotated[int, VARIABLE_ONLY] = Field(

@@ -45,7 +45,7 @@ SERVER = {
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _forks = multiprocessing.get_context("forkserver")
 # Imports are most of a worker's start: they are done once, and each worker is a fork that then runs `main`.
-_forks.set_forkserver_preload(["ecs_worker.cli.app", "ecs_worker.worker"])
+_forks.set_forkserver_preload(["ecs_worker.cli.app", "ecs_worker.cli.commands.start", "ecs_worker.cli.start"])
 
 
 def _main(arguments: list[str], env: dict[str, str], log: str) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ecs_worker.errors import UserError
-from ecs_worker.settings import PrefectSettings, WorkerSettings, load
+from ecs_worker.settings import JobDefaults, JobSettings, PrefectSettings, WorkerSettings, load
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +64,18 @@ def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, variable: str,
 def test_a_bad_option_is_named_as_the_option() -> None:
     with pytest.raises(UserError, match=r"^--limit is -1: "):
         load(WorkerSettings, pool="p", limit=-1)
+
+
+def test_a_bad_setting_that_is_a_variable_only_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECS_WORKER_HEARTBEAT_SECONDS", "0")
+    with pytest.raises(UserError, match=r"^ECS_WORKER_HEARTBEAT_SECONDS is '0': "):
+        load(WorkerSettings, pool="p")
+
+
+def test_only_settings_read_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECS_WORKER_CLUSTER", "c")
+    assert load(JobSettings).cluster == "c"
+    assert JobDefaults() == JobDefaults(cluster=None)
 
 
 def test_all_problems_come_at_once() -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
-    from ecs_worker.demo.outcome import Outcome, RunSight
+    from ecs_worker.demo.outcome import Outcome, RunView
     from ecs_worker.demo.processes import Child
     from ecs_worker.demo.stage import Stage
 
@@ -102,13 +102,13 @@ async def _demo(console: Console, *, keep: bool) -> int:
 async def _follow(console: Console, ready: Stage, worker: Child) -> Outcome:
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
-            sights = await ready.follow(worker, lambda runs: live.update(_table(runs), refresh=True))
+            views = await ready.follow(worker, lambda runs: live.update(_table(runs), refresh=True))
     else:
-        sights = await ready.follow(worker, _changes(console))
-    return ready.outcome(sights, worker)
+        views = await ready.follow(worker, _changes(console))
+    return ready.outcome(views, worker)
 
 
-def _table(runs: tuple[RunSight, ...]) -> Table:
+def _table(runs: tuple[RunView, ...]) -> Table:
     now = datetime.now(UTC)
     table = Table(
         "Run", "Flow", Column("Job variables", overflow="fold"), "ECS task", Column("Time", justify="right"), "State"
@@ -125,16 +125,16 @@ def _table(runs: tuple[RunSight, ...]) -> Table:
     return table
 
 
-def _seconds(run: RunSight, now: datetime) -> str:
+def _seconds(run: RunView, now: datetime) -> str:
     seconds = run.seconds(now)
     return f"{seconds:.1f} s" if seconds is not None else ""
 
 
-def _changes(console: Console) -> Callable[[tuple[RunSight, ...]], None]:
+def _changes(console: Console) -> Callable[[tuple[RunView, ...]], None]:
     """For files and pipes: a line whenever a run or its task has moved."""
     known: dict[str, tuple[str, str]] = {}
 
-    def show(runs: tuple[RunSight, ...]) -> None:
+    def show(runs: tuple[RunView, ...]) -> None:
         for run in runs:
             seen = (run.task_status, run.state_name)
             if known.get(run.planned.name) != seen:

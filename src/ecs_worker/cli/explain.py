@@ -10,7 +10,7 @@ import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ecs_worker.cli.preview import as_shown
+from ecs_worker.cli.preview import shown
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import origins, pool_defaults
 from ecs_worker.job.context import given_options
@@ -22,34 +22,35 @@ from ecs_worker.settings import JobDefaults
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ecs_worker.cli.preview import Preview, RenderJob
+    from ecs_worker.cli.jobs import RenderJob
+    from ecs_worker.cli.preview import Preview
     from ecs_worker.job.job import Job
 
+_TEMPLATE = "the work pool's template"
 _REQUESTS = {"RegisterTaskDefinition": "task_definition", "RunTask": "task_run_request"}
 
 
-async def explain(asked: RenderJob, sources: Preview) -> dict[str, str]:
-    """Path of each value → where it came from, in words."""
-    job = await _made(asked, sources)
-    assert job is not None, "what is explained has been rendered before"
+async def explain(asked: RenderJob, job: Job, sources: Preview) -> dict[str, str]:
+    """Path of each value of the requests → where it came from, in words. `job` is what was made of `asked`."""
     flow = flow_container_name(job.configuration, job.definition)
     whole = _leaves_of(job, flow)
+    came_from = origins(asked.template, asked.deployed, asked.context.run.job_variables)
     found: dict[str, list[str]] = {path: [] for path in whole}
-    for origin, without in _left_out(asked):
-        open_paths = {path for path, known in found.items() if not known or not origin.startswith("the work pool's t")}
+    for origin, without in _left_out(asked, came_from):
+        # The template only explains what nothing else does.
+        open_paths = {path for path, known in found.items() if not known or origin != _TEMPLATE}
         changed = await _made(without, sources) if open_paths else None
         if changed is not None:
             leaves = _leaves_of(changed, flow)
             for path in open_paths:
                 if leaves.get(path) != whole[path]:
                     found[path].append(origin)
-    return {path: ", ".join(known) or _otherwise(path, asked) for path, known in found.items()}
+    return {path: ", ".join(known) or _otherwise(path, asked, came_from) for path, known in found.items()}
 
 
-def _left_out(asked: RenderJob) -> Iterator[tuple[str, RenderJob]]:
+def _left_out(asked: RenderJob, came_from: Mapping[str, str]) -> Iterator[tuple[str, RenderJob]]:
     """What was said, and the job without it: job variables, the worker's options, then parts of the template."""
     layers = _layers(asked)
-    came_from = origins(asked.template, asked.deployed, asked.context.run.job_variables)
     for name in dict.fromkeys(name.split(".")[0] for layer in layers for name in layer):
         if name == "env":
             yield from _env_left_out(asked, layers)
@@ -57,8 +58,7 @@ def _left_out(asked: RenderJob) -> Iterator[tuple[str, RenderJob]]:
             yield f"{name} ({came_from[name]})", _without_variable(asked, name)
     defaults = asked.context.defaults
     for name, words in given_options(defaults).items():
-        unset = JobDefaults.model_fields[name].get_default(call_default_factory=True)
-        without = defaults.model_copy(update={name: unset})
+        without = defaults.model_copy(update={name: getattr(JobDefaults(), name)})
         yield words, replace(asked, context=replace(asked.context, defaults=without))
     for path in _paths(asked.template["job_configuration"]):
         template = copy.deepcopy(dict(asked.template))
@@ -67,7 +67,7 @@ def _left_out(asked: RenderJob) -> Iterator[tuple[str, RenderJob]]:
         for parent in parents:
             target = target[parent]
         del target[last]
-        yield "the work pool's template", replace(asked, template=template)
+        yield _TEMPLATE, replace(asked, template=template)
 
 
 def _layers(asked: RenderJob) -> tuple[Mapping[str, Any], ...]:
@@ -134,15 +134,15 @@ async def _made(asked: RenderJob, sources: Preview) -> Job | None:
 
 def _leaves_of(job: Job, flow: str) -> dict[str, Any]:
     """The values of both requests by path. The flow's container is called `flow` there, whatever its name is now."""
-    shown = as_shown(job)
+    requests = shown(job)
     name = flow_container_name(job.configuration, job.definition)
     for container in (
-        *shown.get("RegisterTaskDefinition", {}).get("containerDefinitions", ()),
-        *shown["RunTask"].get("overrides", {}).get("containerOverrides", ()),
+        *requests.get("RegisterTaskDefinition", {}).get("containerDefinitions", ()),
+        *requests["RunTask"].get("overrides", {}).get("containerOverrides", ()),
     ):
         if container.get("name") == name:
             container["name"] = flow
-    return dict(_leaves(shown))
+    return dict(_leaves(requests))
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -161,7 +161,7 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _paths(template: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Of all parts of the template, the larger first: what only the whole of something explains is found so."""
+    """The paths of all parts of the template, larger parts first: only the whole of one may make a difference."""
     items = template.items() if isinstance(template, dict) else enumerate(template)
     for key, item in items:
         yield (*path, key)
@@ -169,8 +169,8 @@ def _paths(template: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
             yield from _paths(item, (*path, key))
 
 
-def _otherwise(path: str, asked: RenderJob) -> str:
-    """What nothing that was left out has changed: said by default, by the run itself, or said twice."""
+def _otherwise(path: str, asked: RenderJob, came_from: Mapping[str, str]) -> str:
+    """Where a value came from that no trial has changed: a default, the run itself, or two places that say the same."""
     name = path.rpartition("[")[2].rstrip("]")
     in_env = _env_origins(_layers(asked)).get(name)
     if ".environment[" in path and in_env:
@@ -182,7 +182,6 @@ def _otherwise(path: str, asked: RenderJob) -> str:
     if ".environment[PREFECT__" in path or ".tags[" in path or path.endswith((".clientToken", ".startedBy")):
         return "the flow run"
     variable = _variable_of(path, asked.template)
-    came_from = origins(asked.template, asked.deployed, asked.context.run.job_variables)
     if variable in came_from:
         return f"{variable} ({came_from[variable]})"
     return "ecs-worker's default"

@@ -7,22 +7,27 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import anyio
 import typer
 
+from ecs_worker.aws.session import Aws
+from ecs_worker.cli.jobs import Jobs
+from ecs_worker.cli.preview import Preview, rendered
 from ecs_worker.cli.server import prefect_api, prefect_settings
 from ecs_worker.errors import AwsError, UserError
+from ecs_worker.job.requests import awslogs_stream
+from ecs_worker.lifecycle.journal.tail import MISSING, Reader, Tail
+from ecs_worker.model import AwsTarget
 from ecs_worker.settings import JobSettings, load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ecs_worker.aws.logs import LogEvent
-    from ecs_worker.aws.session import Aws
-    from ecs_worker.lifecycle.journal.tail import Reader, Tail
-    from ecs_worker.model import AwsTarget, LogStream, TaskFacts
+    from ecs_worker.model import LogStream, TaskFacts
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.prefect_api.schemas import FlowRun
     from ecs_worker.settings import PrefectSettings
@@ -32,21 +37,8 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _FLOW_CONTAINER = "prefect"  # its name unless the job says otherwise; then it is usually the first
 
 
-def logs(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The flow run's id or name (the newest of that name).")],
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the task has stopped and its last lines have come.")
-    ] = False,
-    container: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Another container of the task than the flow's.")
-    ] = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Only lines since then: 90s, 10m, 2h, 1d, or an ISO 8601 time.")
-    ] = None,
-) -> None:
-    """Print the CloudWatch lines of a flow run's container, with the AWS credentials of whoever asks."""
-    import anyio  # noqa: PLC0415 - `--help` needs none of this
-
+def print_logs(run: str, *, follow: bool, container: str | None, since: str | None) -> None:
+    """Print the lines of a flow run's container, the flow's unless another is named. Raises UserError."""
     earliest = _moment(since) if since else None
     try:
         anyio.run(_show, run, follow, container, earliest)
@@ -70,8 +62,6 @@ def _moment(text: str) -> datetime:
 
 
 async def _show(run: str, follow: bool, container: str | None, since: datetime | None) -> None:
-    from ecs_worker.aws.session import Aws  # noqa: PLC0415 - `--help` needs none of this
-
     settings = prefect_settings()
     async with Aws() as aws:
         async with prefect_api(settings) as api:
@@ -115,8 +105,6 @@ async def _find(api: PrefectClient, run: str) -> FlowRun:
 
 
 def _place(run: FlowRun) -> _Place:
-    from ecs_worker.model import AwsTarget  # noqa: PLC0415 - `--help` needs none of this
-
     cluster, _, arn = (run.infrastructure_pid or "").rpartition("::")
     parts = arn.split(":")
     if not run.infrastructure_pid:
@@ -140,23 +128,17 @@ async def _containers(aws: Aws, place: _Place, task: TaskFacts) -> Sequence[Mapp
 
 async def _rendered(api: PrefectClient, run: FlowRun, settings: PrefectSettings) -> Sequence[Mapping[str, Any]]:
     """The containers as the run's job says today; ECS forgets a task an hour after its end."""
-    from ecs_worker.cli.preview import Preview  # noqa: PLC0415 - `--help` needs none of this
-    from ecs_worker.cli.render import Wanted, of_server  # noqa: PLC0415 - likewise
-    from ecs_worker.lifecycle.rendering.render import render_job  # noqa: PLC0415 - likewise
-
-    asked = await of_server(Wanted(None, run.id, None, None), api, load(JobSettings), settings)
-    job = await render_job(asked.template, asked.deployed, asked.context, Preview(api))
+    asked = await Jobs(load(JobSettings), settings).of_run(api, run)
+    job = await rendered(asked, Preview(api))
     found: Sequence[Mapping[str, Any]] = job.definition.get("containerDefinitions", ())
     return found
 
 
 def _chosen(containers: Sequence[Mapping[str, Any]], wanted: str | None, place: _Place) -> LogStream:
-    from ecs_worker.job.requests import awslogs_stream  # noqa: PLC0415 - `--help` needs none of this
-
     by_name = {str(container["name"]): container for container in containers}
     if not by_name:
         raise UserError(
-            f"ECS does not know task {place.arn} any more, nor says its job where it logged: look in the CloudWatch "
+            f"ECS does not know task {place.arn} any more, and its job names no log group: look in the CloudWatch "
             f"console for a log stream that ends in {place.task_id}."
         )
     name = wanted or (_FLOW_CONTAINER if _FLOW_CONTAINER in by_name else next(iter(by_name)))
@@ -175,9 +157,6 @@ def _chosen(containers: Sequence[Mapping[str, Any]], wanted: str | None, place: 
 
 
 async def _print(aws: Aws, place: _Place, stream: LogStream, follow: bool, since: datetime | None) -> None:
-    from ecs_worker.lifecycle.journal.tail import MISSING, Reader, Tail  # noqa: PLC0415 - `--help` needs none of this
-    from ecs_worker.model import AwsTarget  # noqa: PLC0415 - likewise
-
     target = AwsTarget(region=stream.region)
     await aws.logs(target)  # what is wrong with the credentials is wrong now
     position = int(since.timestamp() * 1000) if since else 0
@@ -196,8 +175,6 @@ async def _print(aws: Aws, place: _Place, stream: LogStream, follow: bool, since
 
 
 async def _follow(aws: Aws, place: _Place, reader: Reader, tail: Tail) -> None:
-    import anyio  # noqa: PLC0415 - `--help` needs none of this
-
     async with anyio.create_task_group() as reading:
         reading.start_soon(reader.run)
         looked_at = 0.0

@@ -1,22 +1,70 @@
-"""Options that give settings: what one means stands in `settings.py`."""
+"""Options that give settings: what one means, and how it is spelled, stands in `settings.py`."""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
 import typer
+from pydantic_settings import BaseSettings
 
-from ecs_worker.settings import WorkerSettings
+from ecs_worker.settings import load, spellings, variable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
-def option(name: str, *flags: str) -> Any:
-    """The option that gives the setting `name`: its help is the setting's own.
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of its settings: in place of the one parameter of a type of `settings.py`.
 
-    The variable is only named here; the settings read it themselves, so that a fault in it is told as such.
+    Called, it reads them from options and variables. It raises UserError for those that can't be used.
     """
-    field = WorkerSettings.model_fields[name]
-    text = field.description or ""
-    if field.default not in (None, (), False) and not field.is_required() and field.default_factory is None:
-        text += f" [default: {field.default}]"
-    text += f" [env var: ECS_WORKER_{name.upper()}]"
-    return typer.Option(*(flags or (f"--{name.replace('_', '-')}",)), help=text, show_default=False)
+    signature = inspect.signature(command, eval_str=True)
+    parameters = list(signature.parameters.values())
+    (place,) = (at for at, each in enumerate(parameters) if _are_settings(each.annotation))
+    taken = parameters[place]
+    options = _options(taken.annotation)
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        own = {option.name: given.pop(option.name) for option in options}
+        # A repeatable option that is not given may be an empty list.
+        settings = load(taken.annotation, **{name: value for name, value in own.items() if value != []})
+        command(**given, **{taken.name: settings})
+
+    keywords = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
+    keywords[place : place + 1] = options
+    run.__signature__ = signature.replace(parameters=keywords)  # type: ignore[attr-defined] # where Typer looks
+    return run
+
+
+def _are_settings(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseSettings)
+
+
+def _options(settings: type[BaseSettings]) -> list[inspect.Parameter]:
+    """A parameter for each setting that has an option. None: not given.
+
+    The variable is only named in the help; the settings read it themselves, so that a fault in it is told as such.
+    """
+    options = []
+    for name, field in settings.model_fields.items():
+        if not (spelled := spellings(settings, name)):
+            continue
+        text = field.description or ""
+        if field.default not in (None, (), False) and not field.is_required() and field.default_factory is None:
+            text += f" [default: {field.default}]"
+        text += f" [env var: {variable(settings, name)}]"
+        told = typer.Option(*spelled, help=text, show_default=False)
+        annotation = Annotated[_type(field.annotation) | None, told]  # type: ignore[valid-type] # made from the field
+        options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+    return options
+
+
+def _type(annotation: Any) -> Any:
+    """As what the command line reads it. Most is text, which the settings judge: so they name the fault, too."""
+    if get_origin(annotation) in {tuple, dict}:
+        return list[str]
+    return next((known for known in (bool, int, float, Path) if annotation in {known, known | None}), str)

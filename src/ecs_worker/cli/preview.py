@@ -1,13 +1,13 @@
-"""What `ecs-worker render` renders: a job as the worker would, with placeholders for what only AWS knows."""
+"""A job rendered as the worker would, with placeholders for what only AWS knows, and its requests for people."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from ecs_worker.aws.session import Aws
+from ecs_worker.cli.jobs import PLACEHOLDERS
 from ecs_worker.errors import UserError
 from ecs_worker.job.attached import ignored_warning
 from ecs_worker.job.masking import MASK, masked
@@ -20,36 +20,17 @@ from ecs_worker.lifecycle.rendering.sources import PrefectSources
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ecs_worker.job.context import FlowRunContext
+    from ecs_worker.cli.jobs import RenderJob
     from ecs_worker.job.job import Job
     from ecs_worker.job.requests import NetworkNeed
     from ecs_worker.job.template import BlockReference
     from ecs_worker.model import AwsTarget
     from ecs_worker.prefect_api.client import PrefectClient
 
-# They stand for ids that only a run has, and are shown as what they are.
-CLAIM, RUN, FLOW, DEPLOYMENT, POOL = (UUID(int=number) for number in range(1, 6))
-_SHOWN = {
-    str(CLAIM): "<claim id>",
-    str(RUN): "<flow run id>",
-    str(FLOW): "<flow id>",
-    str(DEPLOYMENT): "<deployment id>",
-    str(POOL): "<work pool id>",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class RenderJob:
-    """One job to render. `deployed` are the deployment's variables; the run's are in `context`."""
-
-    template: Mapping[str, Any]
-    deployed: Mapping[str, Any]
-    context: FlowRunContext
-
 
 @dataclass
 class Preview:
-    """Sources that never ask AWS. `api` None: neither the Prefect server.
+    """Sources that never ask AWS. Nor the Prefect server, if `api` is None.
 
     Blocks come without their secrets. `notes` tell what had to be left open, in sentences; `unread` are the texts
     that stand for it.
@@ -134,8 +115,8 @@ class _Anything(str):
         return self
 
 
-async def preview(asked: RenderJob, sources: Preview) -> dict[str, Any]:
-    """Both requests by name, secrets masked. Raises JobInvalid with all problems."""
+async def rendered(asked: RenderJob, sources: Preview) -> Job:
+    """The job as the worker would render it; notes come with it. Raises JobInvalid with all problems."""
     job = await render_job(asked.template, asked.deployed, asked.context, sources)
     if warning := ignored_warning(job.configuration):
         sources.note(warning)
@@ -144,24 +125,24 @@ async def preview(asked: RenderJob, sources: Preview) -> dict[str, Any]:
             f"derive_task_definition: where the job needs it, the worker registers and runs a changed copy of "
             f"{reused}. It is not shown, as only AWS knows what is to be changed."
         )
-    return as_shown(job)
+    return job
 
 
-def as_shown(job: Job) -> dict[str, Any]:
-    """The requests as `define` and `launch` would send them."""
-    shown: dict[str, Any] = {}
+def shown(job: Job) -> dict[str, Any]:
+    """Both requests by name, as `define` and `launch` would send them, secrets masked."""
+    requests: dict[str, Any] = {}
     reused = job.configuration.reused_definition
     if reused is None:
         request, tags = registration(job.definition, definition_digest(job.definition))
-        shown["RegisterTaskDefinition"] = {**request, "tags": [{"key": k, "value": v} for k, v in tags.items()]}
+        requests["RegisterTaskDefinition"] = {**request, "tags": [{"key": k, "value": v} for k, v in tags.items()]}
     run = job.context.run
-    shown["RunTask"] = {
+    requests["RunTask"] = {
         **job.run_task,
         "taskDefinition": reused or "<ARN of the task definition>",
         "clientToken": run.client_token(1),
         "startedBy": run.started_by,
     }
-    result: dict[str, Any] = _with_placeholders(masked(shown))
+    result: dict[str, Any] = _with_placeholders(masked(requests))
     return result
 
 
@@ -171,6 +152,6 @@ def _with_placeholders(value: Any) -> Any:
     if isinstance(value, list):
         return [_with_placeholders(item) for item in value]
     if isinstance(value, str):
-        for text, placeholder in _SHOWN.items():
+        for text, placeholder in PLACEHOLDERS.items():
             value = value.replace(text, placeholder)
     return value

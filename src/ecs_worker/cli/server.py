@@ -6,18 +6,17 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from ecs_worker.errors import PrefectError, PrefectUnauthorized, UserError
+from ecs_worker.prefect_api.client import PrefectClient
 from ecs_worker.settings import PrefectSettings, load
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ecs_worker.prefect_api.client import PrefectClient
-
 PATIENCE = 10.0  # seconds; somebody waits at a terminal
 
 
 def prefect_settings() -> PrefectSettings:
-    """How to reach the API. Raises UserError if that is not said."""
+    """How to reach the API. Raises UserError if no API URL is configured."""
     settings = load(PrefectSettings)
     if not settings.api_url:
         raise UserError(
@@ -30,8 +29,6 @@ def prefect_settings() -> PrefectSettings:
 @asynccontextmanager
 async def prefect_api(settings: PrefectSettings) -> AsyncIterator[PrefectClient]:
     """A client; what goes wrong within becomes a UserError of one sentence."""
-    from ecs_worker.prefect_api.client import PrefectClient  # noqa: PLC0415 - `--help` needs none of this
-
     try:
         async with PrefectClient(settings, patience_seconds=PATIENCE) as api:
             yield api

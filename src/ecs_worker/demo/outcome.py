@@ -1,4 +1,4 @@
-"""What the demo triggers, what is to come of it, and whether it did. Pure."""
+"""What the demo triggers, how each run should end, and whether it did. Pure."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ KILLED = "exit code 137"
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
-    """A run to trigger, and what is to come of it.
+class PlannedRun:
+    """A run to trigger, and how it should end.
 
-    `job_variables` are the run's own, over the deployment's. `line` is something that its container writes.
+    `job_variables` are the run's own, over the deployment's. `line` is part of a line that its container writes.
     """
 
     name: str
@@ -42,28 +42,37 @@ def _short(value: Any) -> str:
 
 
 PLAN = (
-    Planned("as-deployed", "my-flow", {}, StateType.COMPLETED, "Good day from the container"),
-    Planned("larger", "my-flow", {"cpu": 2048, "memory": 4096}, StateType.COMPLETED, "Good day from the container"),
-    Planned("greeting", "my-flow", {"env": {"GREETING": "Hello"}}, StateType.COMPLETED, "Hello from the container"),
-    Planned(
+    PlannedRun("as-deployed", "my-flow", {}, StateType.COMPLETED, "Good day from the container"),
+    PlannedRun("larger", "my-flow", {"cpu": 2048, "memory": 4096}, StateType.COMPLETED, "Good day from the container"),
+    PlannedRun("greeting", "my-flow", {"env": {"GREETING": "Hello"}}, StateType.COMPLETED, "Hello from the container"),
+    PlannedRun(
         "on-spot",
         "my-flow",
         {"launch_type": "FARGATE_SPOT", "labels": {"team": "data"}},
         StateType.COMPLETED,
         "Good day from the container",
     ),
-    Planned("crashing", "crashing-flow", {"cpu": 512}, StateType.CRASHED, "Reading far too large a file"),
+    PlannedRun("crashing", "crashing-flow", {"cpu": 512}, StateType.CRASHED, "Reading far too large a file"),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class RunSight:
+class TriggeredRun:
+    """A planned run and its id on the server."""
+
+    planned: PlannedRun
+    id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
     """A triggered run as it is now.
 
-    `tasks` are all ECS tasks that were launched for it, `lines` what of its containers' output the worker streamed.
+    `tasks` are all ECS tasks that were launched for it, `lines` those of its containers' output that the worker
+    streamed.
     """
 
-    planned: Planned
+    planned: PlannedRun
     state_type: StateType = StateType.SCHEDULED
     state_name: str = "Scheduled"
     message: str = ""
@@ -77,12 +86,12 @@ class RunSight:
 
     @property
     def streamed(self) -> bool:
-        """Whether the container's line that is waited for has come."""
+        """Whether the worker has streamed the container's planned line."""
         return any(self.planned.line in line for line in self.lines)
 
     @property
     def ended(self) -> bool:
-        """The run is final and nothing of it lives; the last of its output may be on the way."""
+        """The run is final and its tasks have stopped; the last of its output may be on the way."""
         return self.state_type.final and all(task.stopped for task in self.tasks)
 
     def seconds(self, now: datetime) -> float | None:
@@ -97,9 +106,9 @@ class RunSight:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of it all. `calls` counts the worker's AWS calls by action; `worker_exit` None: it still runs."""
+    """How it all ended. `calls` counts the worker's AWS calls by action; `worker_exit` None: it still runs."""
 
-    runs: tuple[RunSight, ...]
+    runs: tuple[RunView, ...]
     calls: Mapping[str, int] = field(default_factory=dict)
     worker_exit: int | None = None
 
@@ -112,7 +121,7 @@ def differences(outcome: Outcome) -> list[str]:
     return found
 
 
-def _of_run(run: RunSight) -> Iterable[str]:
+def _of_run(run: RunView) -> Iterable[str]:
     planned = run.planned
     if run.state_type is not planned.ends:
         reason = f": {run.message}" if run.message else ""
@@ -152,11 +161,3 @@ def streamed(output: str, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
 def count_calls(entries: Sequence[Mapping[str, str]], *, without: str) -> dict[str, int]:
     """AWS calls by action, most frequent first, leaving those aside whose user agent contains `without`."""
     return dict(Counter(entry["action"] for entry in entries if without not in entry["user_agent"]).most_common())
-
-
-@dataclass(frozen=True, slots=True)
-class Triggered:
-    """A planned run and its id on the server."""
-
-    planned: Planned
-    id: UUID

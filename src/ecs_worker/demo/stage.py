@@ -2,8 +2,8 @@
 
     set the stage → deploy → trigger → start the worker → look, until all is settled → judge
 
-The demo is a process of its own and changes its own environment, which its children inherit: nothing of the user's
-AWS settings, and of the user's Prefect settings only those that go with PREFECT_API_URL, takes part.
+The demo is a process of its own. It changes its environment, which its children inherit: none of the user's AWS
+settings is used, and of the user's Prefect settings only those that go with PREFECT_API_URL.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from ecs_worker.aws.session import Aws
-from ecs_worker.demo.outcome import PLAN, Outcome, RunSight, Triggered, by_run, count_calls, streamed
+from ecs_worker.demo.outcome import PLAN, Outcome, RunView, TriggeredRun, by_run, count_calls, streamed
 from ecs_worker.demo.processes import Child, free_port, prefect_server, worker
 from ecs_worker.errors import EcsWorkerError, PrefectError, PrefectNotFound, UserError
 from ecs_worker.job.variables import default_base_job_template
@@ -110,8 +110,8 @@ def isolate(environ: MutableMapping[str, str], directory: Path, port: int | None
         "DO_NOT_TRACK": "1",
     }
     environ.update(ours)
-    around = [part for part in (environ.get("NO_PROXY"), environ.get("no_proxy"), "127.0.0.1,localhost") if part]
-    environ["NO_PROXY"] = environ["no_proxy"] = ",".join(around)
+    unproxied = [hosts for hosts in (environ.get("NO_PROXY"), environ.get("no_proxy"), "127.0.0.1,localhost") if hosts]
+    environ["NO_PROXY"] = environ["no_proxy"] = ",".join(unproxied)
     if port is not None:
         environ["PREFECT_HOME"] = str(directory / "prefect")
         environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
@@ -124,7 +124,7 @@ async def _healthy(api: PrefectClient, server: Child | None, url: str) -> None:
         if server is None:
             raise UserError(f"No Prefect API answers at PREFECT_API_URL ({url}): start it, or unset the variable.")
         if server.exit_code is not None or time.monotonic() > deadline:
-            raise EcsWorkerError(f"The Prefect server does not start. Its last words:\n{server.last_lines()}")
+            raise EcsWorkerError(f"The Prefect server does not start. The end of its output:\n{server.last_lines()}")
         await asyncio.sleep(0.1)
 
 
@@ -147,7 +147,7 @@ class Stage:
     aws_url: str
     spectator: Aws
     calls_file: Path
-    runs: tuple[Triggered, ...] = ()
+    runs: tuple[TriggeredRun, ...] = ()
 
     @property
     def ui_url(self) -> str:
@@ -157,17 +157,11 @@ class Stage:
     # -- what users do
 
     async def make_pool(self) -> None:
-        """Create the work pool. Raises UserError when somebody else's has its name."""
+        """Create the work pool. Raises UserError if there is one of that name that is not the demo's."""
         try:
             description = await self.api.transport.get(f"/work_pools/{POOL}", lambda pool: pool["description"])
         except PrefectNotFound:
-            body = {
-                "name": POOL,
-                "type": "ecs",
-                "description": _OURS,
-                "base_job_template": default_base_job_template(),
-            }
-            await self.api.transport.tell("POST", "/work_pools/", body)
+            await self.api.create_pool(POOL, default_base_job_template(), description=_OURS)
             return
         if description != _OURS:
             raise UserError(
@@ -185,7 +179,7 @@ class Stage:
                 "job_variables": dict(planned.job_variables),
             }
             path = f"/deployments/{deployments[planned.flow]}/create_flow_run"
-            self.runs = (*self.runs, Triggered(planned, await self.api.transport.post(path, body, _id)))
+            self.runs = (*self.runs, TriggeredRun(planned, await self.api.transport.post(path, body, _id)))
 
     async def _deploy(self, flow: str, entrypoint: str) -> UUID:
         flow_id = await self.api.transport.post("/flows/", {"name": flow}, _id)
@@ -203,31 +197,31 @@ class Stage:
         """The worker, not started yet."""
         return worker(self.directory, POOL)
 
-    # -- what comes of it
+    # -- how it goes
 
-    async def follow(self, worker: Child, show: Callable[[tuple[RunSight, ...]], None]) -> tuple[RunSight, ...]:
+    async def follow(self, worker: Child, show: Callable[[tuple[RunView, ...]], None]) -> tuple[RunView, ...]:
         """Look at the runs until all have ended and their output has come, or the worker is gone, or time is up."""
         deadline = time.monotonic() + _RUNS_SECONDS
         while True:
             alive = worker.exit_code is None
-            sights = await self.look(worker)
-            show(sights)
+            views = await self.look(worker)
+            show(views)
             now = time.monotonic()
-            if all(sight.ended for sight in sights):
-                if all(sight.streamed for sight in sights):
-                    return sights
+            if all(view.ended for view in views):
+                if all(view.streamed for view in views):
+                    return views
                 deadline = min(deadline, now + _OUTPUT_SECONDS)
             if now > deadline or not alive:
-                return sights
+                return views
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def look(self, worker: Child) -> tuple[RunSight, ...]:
+    async def look(self, worker: Child) -> tuple[RunView, ...]:
         """The triggered runs as they are now: on the server, in ECS, in the worker's output."""
         runs = {run.id: run for run in await self.api.runs(ids=[run.id for run in self.runs])}
         tasks = by_run(await self._tasks())
         lines = streamed(worker.output(), [run.planned.name for run in self.runs])
         return tuple(
-            _sight(run, runs.get(run.id), tasks.get(str(run.id), ()), lines[run.planned.name]) for run in self.runs
+            _view(run, runs.get(run.id), tasks.get(str(run.id), ()), lines[run.planned.name]) for run in self.runs
         )
 
     async def _tasks(self) -> list[TaskFacts]:
@@ -241,10 +235,10 @@ class Stage:
         tasks, _ = await ecs.describe_tasks("default", arns[:100]) if arns else ([], [])
         return tasks
 
-    def outcome(self, sights: tuple[RunSight, ...], worker: Child) -> Outcome:
-        """All that is judged."""
+    def outcome(self, views: tuple[RunView, ...], worker: Child) -> Outcome:
+        """The outcome, to be judged."""
         lines = self.calls_file.read_text(encoding="utf-8").splitlines() if self.calls_file.exists() else []
-        return Outcome(sights, count_calls([json.loads(line) for line in lines], without=_SPECTATOR), worker.exit_code)
+        return Outcome(views, count_calls([json.loads(line) for line in lines], without=_SPECTATOR), worker.exit_code)
 
     async def cancel_unfinished(self) -> None:
         """Leave no run behind on a server that stays: its task is gone with the embedded AWS."""
@@ -264,11 +258,11 @@ def _id(answer: Any) -> UUID:
     return UUID(answer["id"])
 
 
-def _sight(run: Triggered, found: FlowRun | None, tasks: Iterable[TaskFacts], lines: tuple[str, ...]) -> RunSight:
+def _view(run: TriggeredRun, found: FlowRun | None, tasks: Iterable[TaskFacts], lines: tuple[str, ...]) -> RunView:
     if found is None:
-        return RunSight(run.planned, tasks=tuple(tasks), lines=lines)
+        return RunView(run.planned, tasks=tuple(tasks), lines=lines)
     state = found.state
-    return RunSight(
+    return RunView(
         run.planned,
         state_type=found.state_type or StateType.SCHEDULED,
         state_name=found.state_name,

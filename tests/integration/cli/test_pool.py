@@ -48,6 +48,14 @@ async def test_create(admin: Admin, tmp_path: Path) -> None:
     assert f"There is a work pool {name!r} already" in again.err
 
 
+async def test_a_limit_of_none_at_once_is_a_limit(admin3: Admin, tmp_path: Path) -> None:
+    name = new_name()
+    ended = await ecs_worker(tmp_path, "pool", "create", name, "--concurrency-limit", "0", api_url=admin3.server.url)
+    assert ended.code == 0, ended
+    pool = await pool_of(admin3, name)
+    assert (pool["is_paused"], pool["concurrency_limit"]) == (False, 0)
+
+
 async def test_create_from_a_file(admin: Admin, tmp_path: Path) -> None:
     printed = await ecs_worker(tmp_path, "pool", "template")
     template = json.loads(printed.out)

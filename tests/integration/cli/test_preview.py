@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ecs_worker.cli.explain import explain
-from ecs_worker.cli.preview import Preview, RenderJob, preview
+from ecs_worker.cli.jobs import RenderJob
+from ecs_worker.cli.preview import Preview, rendered, shown
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.settings import JobDefaults
@@ -33,12 +34,13 @@ def asked(variables: dict[str, Any], template: dict[str, Any] | None = None, **d
 
 async def problems(variables: dict[str, Any], template: dict[str, Any] | None = None) -> tuple[str, ...]:
     with pytest.raises(JobInvalid) as caught:
-        await preview(asked(variables, template), Preview(None))
+        await rendered(asked(variables, template), Preview(None))
     return caught.value.problems
 
 
 async def origins(*job: Any, **defaults: Any) -> dict[str, str]:
-    return await explain(asked(*job, **defaults), Preview(None))
+    wanted, sources = asked(*job, **defaults), Preview(None)
+    return await explain(wanted, await rendered(wanted, sources), sources)
 
 
 @pytest.mark.parametrize("schema", [None, [], "none"])
@@ -86,8 +88,8 @@ VARIABLE, BLOCK = "{{ prefect.variables.v }}", "{{ prefect.blocks.json.net.subne
 )
 async def test_what_is_not_read_is_not_judged(variables: dict[str, Any]) -> None:
     sources = Preview(None)
-    rendered = await preview(asked(variables | {"labels": {"team": "data"}}), sources)
-    assert {"key": "team", "value": "data"} in rendered["RunTask"]["tags"]
+    requests = shown(await rendered(asked(variables | {"labels": {"team": "data"}}), sources))
+    assert {"key": "team", "value": "data"} in requests["RunTask"]["tags"]
     note, *_ = sources.notes
     assert "is not read: that takes the Prefect server (--deployment, --flow-run)" in note
 
@@ -99,15 +101,15 @@ async def test_what_is_wrong_beside_what_is_not_read_is_told() -> None:
 
 async def test_variables_without_effect_are_noted() -> None:
     sources = Preview(None)
-    await preview(asked({"task_definition_arn": "theirs:4", "image": "b", "linux_init": False}), sources)
+    await rendered(asked({"task_definition_arn": "theirs:4", "image": "b", "linux_init": False}), sources)
     assert any("without effect of image, linux_init: leave that out" in note for note in sources.notes)
 
 
 async def test_a_copy_that_will_be_derived_is_noted() -> None:
     sources = Preview(None)
     said = {"task_definition_arn": "theirs:4", "image": "b", "derive_task_definition": True}
-    rendered = await preview(asked(said), sources)
-    assert rendered["RunTask"]["taskDefinition"] == "theirs:4"
+    requests = shown(await rendered(asked(said), sources))
+    assert requests["RunTask"]["taskDefinition"] == "theirs:4"
     [_, note] = sources.notes
     assert note.startswith(
         "derive_task_definition: where the job needs it, the worker registers and runs a changed copy"

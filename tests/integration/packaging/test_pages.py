@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 import sys
 
-import typer
-
-from ecs_worker.cli.app import app
+from ecs_worker.cli.app import command
 from ecs_worker.job.variables import JobVariables
 from ecs_worker.model import ContainerFacts, TaskFacts
 from ecs_worker.settings import WorkerSettings
@@ -32,8 +30,7 @@ def test_the_migration_page_names_what_exists() -> None:
     page = (DOCS / "migration.md").read_text(encoding="utf-8")
     named = set(re.findall(r"ECS_WORKER_(\w+)", page))
     assert named <= {name.upper() for name in WorkerSettings.model_fields}
-    start = typer.main.get_command(app).commands["start"]  # type: ignore[attr-defined] # a group, as app has commands
-    options = {option for parameter in start.params for option in parameter.opts}
+    options = {option for parameter in command("start").params for option in parameter.opts}
     of_ours = [line.split("|")[2] for line in page.splitlines() if "`ECS_WORKER_" in line]
     assert {option for cell in of_ours for option in re.findall(r"`(--?[a-z-]+)", cell)} <= options
     ours = page.partition("| `ECSRun` |")[2].partition("\n\n")[0]

@@ -8,7 +8,7 @@ import pytest
 from ecs_worker.demo.outcome import (
     PLAN,
     Outcome,
-    RunSight,
+    RunView,
     by_run,
     count_calls,
     differences,
@@ -21,9 +21,9 @@ BEGAN = datetime(2025, 1, 1, 12, tzinfo=UTC)
 TASK = TaskFacts("arn:aws:ecs:us-east-1:123456789012:task/default/0123", last_status="STOPPED", created_at=BEGAN)
 
 
-def as_planned() -> tuple[RunSight, ...]:
+def as_planned() -> tuple[RunView, ...]:
     return tuple(
-        RunSight(
+        RunView(
             planned,
             planned.ends,
             planned.ends.capitalize(),

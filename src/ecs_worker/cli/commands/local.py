@@ -7,7 +7,12 @@ from typing import Annotated
 
 import typer
 
+from ecs_worker.cli.commands import new_app
 
+app = new_app()
+
+
+@app.command()
 def local(
     host: Annotated[str, typer.Option(help="Address to serve.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve; 0 takes a free one.")] = 0,
@@ -30,7 +35,7 @@ def local(
     It has ECS, whose containers run as local processes, CloudWatch Logs, EC2 and more. No images are pulled:
     `python` and `prefect` in containers are those of this command's own environment.
     """
-    from ecs_worker.local.server import LocalSettings, serve  # noqa: PLC0415 - `--help` needs none of this
+    from ecs_worker.local.server import LocalSettings, serve
 
     settings = LocalSettings(step_seconds=step_seconds, calls_file=calls_file)
     serve(host, port, on_ready=_tell, allow_remote=allow_remote, settings=settings)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import aioboto3
 
 from ecs_worker.job.variables import default_base_job_template
-from support.paths import CONTAINER
+from support.paths import CONTAINER, TESTS
 from support.servers.worker import WorkerProcess, worker
 from support.waiting import until
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 AUTH_STRING = "administrator:correct-horse-battery"
 ROLE = "arn:aws:iam::123456789012:role/my-task-execution-role"
-FLOWS = Path(__file__).parent / "flows"
+FLOWS = TESTS / "e2e" / "flows"
 
 
 @asynccontextmanager

@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections import Counter
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aioboto3
@@ -19,6 +18,7 @@ from support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     from support.servers.prefect import Admin, PrefectServer
 

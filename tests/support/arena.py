@@ -31,10 +31,7 @@ QUICK = {
     "ECS_WORKER_ADOPT_SECONDS": "1",
 }
 # The server counts a worker as gone after three heartbeats, and looks this often (15 s by default).
-SERVER = {
-    "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "1",
-    "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "300",  # to call 1,500 runs late takes minutes of its time
-}
+SERVER = {"PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "1"}
 
 
 class Arena:

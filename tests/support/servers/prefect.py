@@ -34,6 +34,9 @@ _QUIET = {
     "PREFECT_SERVER_UI_ENABLED": "false",
     "PREFECT_UI_ENABLED": "false",  # its name on 2.20
     "PYTHONWARNINGS": "ignore",
+    # To call waiting runs late takes its time: 1,500 of them minutes.
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "300",
+    "PREFECT_API_SERVICES_LATE_RUNS_AFTER_SECONDS": "300",  # its name on 2.20
 }
 _START_SECONDS = 150
 

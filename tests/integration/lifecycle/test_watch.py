@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ecs_worker.lifecycle.run.run import Run
 from ecs_worker.model import Phase
+from support.builders import placement
 from support.simulator import TaskScript, What, fault
 
 if TYPE_CHECKING:
@@ -92,3 +94,18 @@ async def test_a_forgotten_task_needs_no_leave_to_be_gone(scene: Scene) -> None:
     assert scene.asked("StopTask") == 1
     assert scene.state(run)["type"] == "CRASHED"
     assert "No other is launched" in scene.state(run)["message"]
+
+
+async def test_a_task_that_had_stopped_when_it_was_found_ends_its_run(scene: Scene) -> None:
+    run = await scene.launched("PENDING", start_attempts=1)
+    assert run.task is not None
+    await scene.ecs.stop_task(cluster="default", task=run.task.arn)
+    scene.aws.advance(60)
+    found = await scene.parts.locate.find(run)
+    assert found is not None
+    scene.parts.ledger.drop(run)
+    again = Run(run.claim, clock=scene.clock)
+    again.placed(placement())
+    await scene.parts.way.adopt(again, found)
+    await scene.watch()
+    assert again.phase is Phase.STOPPED

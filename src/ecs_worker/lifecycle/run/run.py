@@ -327,15 +327,15 @@ class Run:
         if self._launched is None or task.version < self._launched.task.version:
             return None
         self._missing_since = None
-        before = self._launched.task
-        if task == before:
-            return None
-        self._launched = replace(self._launched, task=task)
+        before, phase = self._launched.task, self._phase
+        if task != before:
+            self._launched = replace(self._launched, task=task)
         if task.started_at is not None and self._phase is Phase.STARTING:
             self._enter(Phase.RUNNING)
         if task.stopped:
             self._stopped()
-        return Change(before, task)
+        # A task that was found, not launched, may be further than the phase says when it is looked at first.
+        return Change(before, task) if task != before or self._phase is not phase else None
 
     def missing(self) -> float:
         """ECS doesn't know its task; seconds since that was so for the first time."""

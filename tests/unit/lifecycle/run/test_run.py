@@ -57,9 +57,10 @@ class RunMachine(RuleBasedStateMachine):
         self.run.not_answered()
 
     @precondition(lambda self: self.run.phase is Phase.LAUNCHING)
-    @rule(handed_over=st.booleans())
-    def gets_its_task(self, handed_over: bool) -> None:
-        task = TaskFacts(task_arn(), cluster_arn="arn:aws:ecs:us-east-1:123456789012:cluster/default")
+    @rule(handed_over=st.booleans(), status=st.sampled_from(STATUSES), ran=st.booleans())
+    def gets_its_task(self, handed_over: bool, status: str, ran: bool) -> None:
+        cluster_arn = "arn:aws:ecs:us-east-1:123456789012:cluster/default"
+        task = TaskFacts(task_arn(), cluster_arn, last_status=status, started_at=NOW if ran else None)
         self.last_version = 0
         if handed_over:
             self.run.handed_over_with(task)
@@ -92,7 +93,9 @@ class RunMachine(RuleBasedStateMachine):
         else:
             self.last_version = version
             assert self.run.task.last_status == status
-            assert (change is None) == (self.run.task == before)
+            assert (change is None) == (self.run.task == before and self.run.phase is phase)
+            assert self.run.phase is not Phase.STARTING or self.run.task.started_at is None
+            assert (self.run.phase is Phase.STOPPED) or not self.run.task.stopped
             assert self.run.missing_for is None
 
     @precondition(lambda self: self.run.phase in WATCHED)

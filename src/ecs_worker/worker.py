@@ -128,10 +128,10 @@ def build(
     journal = Journal(run_logs, events, output, settings.name)
 
     render = Render(api, aws, settings, prefect, heartbeat)
-    locate = Locate(aws, render)
+    locate = Locate(aws, render, settings.cluster)
     patience = Patience(api, journal, stopping)
     steps = Steps(
-        claim=Claim(api, ledger, journal, settings.name),
+        claim=Claim(api, ledger, journal, settings.name, lambda: locate.home),
         render=render,
         define=Define(aws),
         launch=Launch(aws, ledger, locate, patience),
@@ -151,10 +151,10 @@ def build(
         steps=steps,
         way=way,
         poll=Poll(api, ledger, settings, way.send_scheduled),
-        adopt=Adopt(api, ledger, locate, way, settings),
+        adopt=Adopt(api, ledger, locate, way, settings, heartbeat),
         watch=watch,
         listener=Listener(aws, ledger, watch, settings.events_queue) if settings.events_queue else None,
-        report=Report(api, ledger, steps.define, journal, way, settings.report_grace_seconds),
+        report=Report(api, ledger, journal, locate, way, settings.report_grace_seconds),
         cancel=Cancel(api, ledger, watch, settings, heartbeat),
         cleanup=Cleanup(api, aws, ledger, locate, watch, heartbeat.channel),
         renewal=Renewal(api, ledger),
@@ -179,7 +179,9 @@ class Worker:
             aws = await stack.enter_async_context(Aws())
             await aws.check()
             self.parts = parts = build(self._settings, self._prefect, api, aws, stopping=self.stopping)
-            await parts.heartbeat.begin()
+            async with anyio.create_task_group() as beginnings:
+                beginnings.start_soon(parts.locate.settle)
+                await parts.heartbeat.begin()
             name, pool = self._settings.name, self._settings.pool
             log.info(
                 "Worker %s %s takes flow runs of work pool %s at %s.", name, __version__, pool, self._prefect.api_url
@@ -214,10 +216,24 @@ class Worker:
             await self._take_in_once(parts)
             return
         async with anyio.create_task_group() as intake:
+            if self._settings.limit is not None:
+                await self._look_first(parts)
             intake.start_soon(parts.poll.run)
             intake.start_soon(parts.adopt.run)
             await self.stopping.wait()
             intake.cancel_scope.cancel()
+
+    async def _look_first(self, parts: Parts) -> None:
+        """A limit holds over restarts: what the last worker left takes its slots before anything new does."""
+        while not self.stopping.is_set():
+            try:
+                await parts.adopt.look()
+            except PrefectError as error:
+                log.warning("Runs without a worker can't be looked for, so none is taken yet: %s", error)
+            else:
+                return
+            with anyio.move_on_after(self._settings.adopt_seconds):
+                await self.stopping.wait()
 
     async def _take_in_once(self, parts: Parts) -> None:
         """One poll, then wait for the ends and the last lines of what it gave."""

@@ -92,6 +92,10 @@ class Way:
         self._journal.adopted(run)
         await self._steps.sign.sign(run)
 
+    async def retire(self, run: Run) -> None:
+        """The run is over: its task definition goes, if its job wants that and no other held run needs it."""
+        await self._steps.define.retire(run, self._ledger)
+
     async def _carry(self, scheduled: FlowRun, polled_at: float) -> None:
         run = await self._steps.claim.take(scheduled, polled_at)
         if run is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -46,6 +47,7 @@ class Heartbeat:
         self.channel = Channel(api, settings, self._know)
         self.server_version: str | None = None
         self.worker_id: UUID | None = None
+        self.beat_at: float | None = None
 
     @property
     def pool(self) -> WorkPool:
@@ -87,7 +89,9 @@ class Heartbeat:
         """Beat for ever: over the channel while there is one, which also brings changes of the pool."""
         while True:
             await anyio.sleep(self._settings.heartbeat_seconds)
+            sent = time.monotonic()
             if await self.channel.beat():
+                self.beat_at = sent
                 continue
             try:
                 await self._beat()
@@ -103,8 +107,10 @@ class Heartbeat:
         self._pool = pool
 
     async def _beat(self) -> UUID | None:
-        settings = self._settings
-        return await self._api.heartbeat(settings.pool, settings.name, settings.heartbeat_seconds)
+        settings, sent = self._settings, time.monotonic()
+        worker_id = await self._api.heartbeat(settings.pool, settings.name, settings.heartbeat_seconds)
+        self.beat_at = sent
+        return worker_id
 
     async def _introduce(self, template: Mapping[str, Any] | None) -> None:
         self._pool = await self._find_or_create(template)

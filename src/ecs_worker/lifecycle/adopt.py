@@ -19,7 +19,7 @@ import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ecs_worker.lifecycle.locate import Locate
-    from ecs_worker.lifecycle.rendering.render import PoolView
     from ecs_worker.lifecycle.run.claims import ClaimRecord
     from ecs_worker.lifecycle.run.ledger import Ledger
     from ecs_worker.lifecycle.run.run import Run
@@ -56,6 +55,14 @@ AWAITING_RETRY = "AwaitingRetry"  # Prefect's name of the state of runs that wai
 TAKEN_AT_ONCE = 10  # runs
 READ_AT_ONCE = 200  # the server's page
 ODD_BEAT = 3.0  # seconds by which the server's word of our heartbeats may differ from ours
+
+
+class Beats(Protocol):
+    """This worker's own heartbeats."""
+
+    @property
+    def beat_at(self) -> float | None:
+        """When the last one was sent, in seconds of a clock that never goes back."""
 
 
 class Outcome(Enum):
@@ -131,14 +138,14 @@ class Adopt:
         locate: Locate,
         way: Way,
         settings: WorkerSettings,
-        pool_view: PoolView,
+        beats: Beats,
     ) -> None:
         self._api = api
         self._ledger = ledger
         self._locate = locate
         self._way = way
         self._settings = settings
-        self._pool_view = pool_view
+        self._beats = beats
         self._colleagues = Colleagues()
         self._looked_at_all = -math.inf
         self._open: set[UUID] = set()
@@ -243,11 +250,8 @@ class Adopt:
 
     def _known(self, orphan: FlowRun) -> Outcome | None:
         """What label, message or an earlier look say already: no need to read the run's history."""
-        me, live, doubtful = (
-            self._settings.name,
-            self._colleagues.online,
-            self._colleagues.doubtful(self._settings.name),
-        )
+        me, live = self._settings.name, self._colleagues.online
+        doubtful = self._colleagues.doubtful(me)
         holder = orphan.labels.get(WORKER_LABEL)
         if holder in live and holder != me:
             return self._expected_from(orphan, holder, doubtful)
@@ -333,7 +337,7 @@ class Adopt:
 
     def _look_for_twin(self, workers: Iterable[Worker]) -> None:
         """Two workers of one name would take each other's runs for their own: the server hears more than our beats."""
-        name, sent = self._settings.name, self._pool_view.beat_at
+        name, sent = self._settings.name, self._beats.beat_at
         heard = next((worker.last_heartbeat_time for worker in workers if worker.name == name), None)
         if heard is None or sent is None:
             return

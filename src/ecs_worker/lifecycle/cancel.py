@@ -47,9 +47,7 @@ class Cancel:
     async def run(self) -> None:
         """Look for ever, every `cancel_seconds`; nothing is asked while nothing is held."""
         async with anyio.create_task_group() as loops:
-            deleted = partial(
-                every, DELETED_EVERY, self.look_for_deleted, trouble="Deleted runs can't be looked for now"
-            )
+            deleted = partial(every, DELETED_EVERY, self.look_for_deleted, trouble="Deleted runs can't be counted now")
             loops.start_soon(deleted)
             await every(self._settings.cancel_seconds, self.look, trouble="Cancelled runs can't be read now")
 

@@ -47,7 +47,7 @@ class Locate:
         return not own or not account or own == account
 
     async def place(self, run: Run) -> Placement:
-        """Where the run's job would run now. Raises JobInvalid, PrefectNotFound, PrefectError, AwsError or UserError."""
+        """Where the run's job would run now. Raises JobInvalid, UserError, PrefectError or AwsError."""
         return (await self._render.render(run.claim)).placement
 
     async def placement_of(self, claim: ClaimedRun, name: TaskName) -> Placement:

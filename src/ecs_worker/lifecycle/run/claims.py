@@ -121,7 +121,7 @@ def claims(states: Iterable[RunState]) -> list[RunState]:
 
 
 def claim_message(worker: str, place: Place | None) -> str:
-    """The message of a claim's state: whose it is and where that worker is, written in the same instant as the claim."""
+    """The message of a claim's state: whose it is, and where that worker is."""
     return f"{_CLAIMED_BY}{worker}" + (f" ({place})" if place is not None else "")
 
 

@@ -145,8 +145,11 @@ def of_ended(
         return Forget()
     if state is StateType.CANCELLING:
         return Cancel()
-    if run.in_phase_for < grace_of(run, grace):
-        return Wait()
+    return Wait() if run.in_phase_for < grace_of(run, grace) else _of_dead(state, run)
+
+
+def _of_dead(state: StateType, run: Run) -> LookUp | Crash | StartAgain:
+    """Nothing of this task lives any more, and the run doesn't know."""
     if _may_start_again(state, run):
         return StartAgain(why(run))
     return LookUp(why(run)) if _contradicts(state, run) else Crash(why(run))

@@ -1,19 +1,43 @@
-"""Fixtures that several test folders share: real Prefect servers."""
+"""What several test folders share: the session's directory, and real Prefect servers."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ecs_worker.prefect_api.client import PrefectClient
 from ecs_worker.settings import PrefectSettings
-from support.servers.prefect import Admin, PrefectServer, prefect_server
+from support.servers.prefect import Admin
+from support.servers.shared import session, shared_prefect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
+
+    from support.servers.prefect import PrefectServer
+
+_DIRECTORY = pytest.StashKey[Path]()
+_TOLD = "session_directory"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """pytest-xdist's processes are told the directory that their controller has made."""
+    told = getattr(config, "workerinput", {}).get(_TOLD)
+    if told:
+        config.stash[_DIRECTORY] = Path(told)
+    else:
+        opened = ExitStack()
+        config.stash[_DIRECTORY] = opened.enter_context(session())
+        config.add_cleanup(opened.close)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """pytest-xdist is about to start a process."""
+    node.workerinput[_TOLD] = str(node.config.stash[_DIRECTORY])
 
 
 @pytest.fixture(scope="session")
@@ -33,24 +57,21 @@ def _nobodys_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 
 @pytest.fixture(scope="session")
-def session_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def session_directory(pytestconfig: pytest.Config) -> Path:
     """One directory for the whole test session, also when pytest-xdist splits it over processes."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if base.name.startswith("popen-") else base
+    return pytestconfig.stash[_DIRECTORY]
 
 
 @pytest.fixture(scope="session")
-def prefect3(session_directory: Path) -> Iterator[PrefectServer]:
-    """A Prefect 3.x server."""
-    with prefect_server("3", session_directory) as server:
-        yield server
+def prefect3(session_directory: Path) -> PrefectServer:
+    """A Prefect 3.x server, the same for all."""
+    return shared_prefect(session_directory, "3", "prefect3")
 
 
 @pytest.fixture(scope="session")
-def prefect2(session_directory: Path) -> Iterator[PrefectServer]:
-    """A Prefect 2.20 server."""
-    with prefect_server("2", session_directory) as server:
-        yield server
+def prefect2(session_directory: Path) -> PrefectServer:
+    """A Prefect 2.20 server, the same for all."""
+    return shared_prefect(session_directory, "2", "prefect2")
 
 
 @pytest.fixture(scope="session", params=["prefect3", "prefect2"])

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.arena import SERVER
-from support.servers.prefect import prefect_server
+from support.servers.shared import shared_prefect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from support.servers.prefect import PrefectServer
@@ -19,10 +19,9 @@ _TABLE = "table: "
 
 
 @pytest.fixture(scope="session")
-def stormy(session_directory: Path) -> Iterator[PrefectServer]:
+def stormy(session_directory: Path) -> PrefectServer:
     """A Prefect 3 server that notices quickly that a worker has gone."""
-    with prefect_server("3", session_directory, env=SERVER) as server:
-        yield server
+    return shared_prefect(session_directory, "3", "stormy", env=SERVER)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

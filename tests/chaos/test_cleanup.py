@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.arena import SERVER, Arena
-from support.servers.prefect import prefect_server
+from support.servers.shared import shared_prefect
 from support.simulator import FlowScript, TaskScript, What, fault
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from support.servers.prefect import PrefectServer
@@ -24,11 +24,10 @@ STUBBORN = TaskScript(running=None, flow=FlowScript(seconds=600, heeds_cancel=Fa
 GIVEN_UP = "Flow run cancellation timed out; marked this flow run as Cancelled."  # the server's words
 
 
-@pytest.fixture(scope="module")
-def impatient(session_directory: Path) -> Iterator[PrefectServer]:
+@pytest.fixture(scope="session")
+def impatient(session_directory: Path) -> PrefectServer:
     """A Prefect 3 server that waits half a second for cancellations instead of five minutes."""
-    with prefect_server("3", session_directory, env=IMPATIENT) as server:
-        yield server
+    return shared_prefect(session_directory, "3", "impatient", env=IMPATIENT)
 
 
 @pytest.fixture

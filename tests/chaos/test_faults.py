@@ -3,6 +3,7 @@ worker."""
 
 from __future__ import annotations
 
+import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -231,7 +232,7 @@ async def test_sigterm_with_two_hundred_claims_loses_none(arena: Arena) -> None:
         return arena.proxy.director.count(CLAIM, WORKERS) >= number
 
     await arena.until(claimed, 120)
-    worker.terminate()
+    worker.send(signal.SIGTERM)
     assert await worker.wait(deadline + 4) == 0  # it has 30 s on ECS
     arena.aws.director.clear()
     arena.worker("other")

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from support.arena import Process
     from support.servers.prefect import PrefectServer
+    from support.servers.worker import WorkerProcess
 
     Show = Callable[[str, str], None]
 
@@ -41,7 +41,7 @@ class Workers:
     def __init__(self, arena: Arena, chance: random.Random) -> None:
         self._arena = arena
         self._chance = chance
-        self._alive: list[Process] = []
+        self._alive: list[WorkerProcess] = []
         self.started = 0
         self.kills = 0
 
@@ -55,7 +55,7 @@ class Workers:
         while True:
             await anyio.sleep(self._chance.uniform(2, 5))
             doomed = self._alive.pop(self._chance.randrange(3))
-            assert doomed.running, f"{doomed.name} ended by itself:\n{doomed.output}"
+            assert doomed.running, f"{doomed.log.stem} ended by itself:\n{doomed.output}"
             await doomed.kill()
             self.kills += 1
             self.start()

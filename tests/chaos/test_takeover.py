@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from support.arena import Process
     from support.servers.prefect import PrefectServer
+    from support.servers.worker import WorkerProcess
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
@@ -43,8 +44,8 @@ async def asked(arena: Arena, action: str, times: int = 1) -> None:
     await arena.until(often_enough, 40)
 
 
-async def settles(worker: Process) -> None:
-    worker.terminate()
+async def settles(worker: WorkerProcess) -> None:
+    worker.send(signal.SIGTERM)
     assert await worker.wait(30) == 0
 
 

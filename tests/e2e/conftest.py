@@ -1,4 +1,4 @@
-"""The servers of the end-to-end tests, shared within a process; each test has a work pool and a cluster of its own."""
+"""The servers of the end-to-end tests, shared by all tests; each has a work pool and a cluster of its own."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ecs_worker.local.server import EmbeddedAws, LocalSettings
-from support.servers.prefect import Admin, PrefectServer, prefect_server
+from support.servers.prefect import Admin
+from support.servers.shared import shared_aws, shared_prefect
 from support.world import AUTH_STRING, World, ecs_client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from support.servers.prefect import PrefectServer
+
 
 @pytest.fixture(scope="session")
-async def aws() -> AsyncIterator[str]:
+def aws(session_directory: Path) -> str:
     """The embedded AWS's URL."""
-    async with EmbeddedAws() as served:
-        yield served.url
+    return shared_aws(session_directory, "aws")
 
 
 @pytest.fixture(scope="session")
-async def slow_aws() -> AsyncIterator[str]:
+def slow_aws(session_directory: Path) -> str:
     """An embedded AWS whose tasks take some seconds for each step, as real ones do; its URL."""
-    async with EmbeddedAws(LocalSettings(step_seconds=4)) as served:
-        yield served.url
+    return shared_aws(session_directory, "slow_aws", step_seconds=4)
 
 
 @pytest.fixture
@@ -36,10 +36,9 @@ async def ecs(aws: str) -> AsyncIterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def guarded(session_directory: Path) -> Iterator[PrefectServer]:
+def guarded(session_directory: Path) -> PrefectServer:
     """A server that wants an auth string and CSRF tokens."""
-    with prefect_server("3", session_directory, auth_string=AUTH_STRING, csrf=True) as server:
-        yield server
+    return shared_prefect(session_directory, "3", "guarded", auth_string=AUTH_STRING, csrf=True)
 
 
 @pytest.fixture

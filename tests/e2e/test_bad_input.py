@@ -20,10 +20,11 @@ NO_BLOCK = "00000000-0000-4000-8000-000000000000"
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "an-example"}
 
 
-async def refused(directory: Path, options: list[str], env: dict[str, str]) -> str:
+async def refused(directory: Path, options: list[str], env: dict[str, str], *, whole: bool = False) -> str:
     """What `ecs-worker start` says, refusing to begin."""
     arguments = ["start", "--pool", "any", *options]
-    async with command(directory, arguments, environment(directory, extra=env), log=directory / "log") as process:
+    given = environment(directory, extra=env)
+    async with command(directory, arguments, given, log=directory / "log", whole=whole) as process:
         assert await process.wait() == 2, process.output
     assert "Traceback" not in process.output
     return process.output
@@ -88,7 +89,7 @@ async def test_profiles_file(tmp_path: Path) -> None:
     profiles = tmp_path / ".prefect" / "profiles.toml"
     profiles.parent.mkdir()
     profiles.write_text('active = "unfinished\n')
-    (sentence,) = (await refused(tmp_path, [], {"AWS_REGION": "us-east-1", **KEYS})).splitlines()
+    (sentence,) = (await refused(tmp_path, [], {"AWS_REGION": "us-east-1", **KEYS}, whole=True)).splitlines()
     assert str(profiles) in sentence
     assert "PREFECT_PROFILES_PATH" in sentence
 
@@ -116,7 +117,7 @@ async def test_base_job_template_file(world: World, content: str | None, words: 
 
 async def test_unknown_pool(world: World) -> None:
     world.pool = "absent"
-    async with world.worker("--no-create-pool-if-not-found") as process:
+    async with world.worker("--no-create-pool-if-not-found", whole=True) as process:
         assert await process.wait() == 2
     (sentence,) = process.output.splitlines()
     assert "'absent'" in sentence

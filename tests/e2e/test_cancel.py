@@ -20,7 +20,7 @@ async def cancelled_at(world: World, run_id: str) -> datetime:
 async def test_running_flow_cancels_itself(world: World) -> None:
     """Prefect's own process in the container hears of it and gets the time to do so."""
     deployment = await world.deploy(entrypoint="long.py:long", path=str(FLOWS))
-    async with world.worker(env={"ECS_WORKER_CANCEL_GRACE_SECONDS": "60"}):
+    async with world.worker(env={"ECS_WORKER_CANCEL_GRACE_SECONDS": "60"}, whole=True):
         run_id = await world.admin.create_run(deployment)
         await world.admin.wait_for_state(run_id, "RUNNING", seconds=90)
         await world.admin.cancel(run_id)

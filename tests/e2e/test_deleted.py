@@ -70,7 +70,7 @@ async def test_run_deleted_while_rendering(world: World, proxy: ChaosProxy) -> N
 
 
 async def test_task_of_a_deleted_run_is_left_to_its_end(world: World) -> None:
-    async with world.worker() as process:
+    async with world.worker(whole=True) as process:
         run_id = await world.run("RUNNING", "sleep=2", "exit=1")
         await world.admin.wait_for_state(run_id, "RUNNING")
         await world.admin.call("DELETE", f"/flow_runs/{run_id}")

@@ -17,7 +17,7 @@ async def test_run_completes_and_no_secret_is_told(guarded_world: World) -> None
     world = guarded_world
     secrets = {"PREFECT_API_AUTH_STRING": AUTH_STRING, "PREFECT_API_KEY": API_KEY, "AWS_SECRET_ACCESS_KEY": AWS_SECRET}
     logged = {"configure_cloudwatch_logs": True, "stream_output": True, "execution_role_arn": ROLE}
-    async with world.worker("--log-level", "debug", env=secrets) as process:
+    async with world.worker("--log-level", "debug", env=secrets, whole=True) as process:
         good = await world.run("RUNNING", "print=1", "COMPLETED", **logged)
         await world.admin.wait_for_state(good, "COMPLETED")
         await process.wait_for_output("line 0000")

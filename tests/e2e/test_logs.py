@@ -17,7 +17,7 @@ STREAMED = {"configure_cloudwatch_logs": True, "stream_output": True, "execution
 async def test_every_line_comes_once_and_in_order(world: World) -> None:
     """A burst that fills CloudWatch's answers many times over, read while it is written."""
     lines = 1500
-    async with world.worker("--log-format", "json") as process:
+    async with world.worker("--log-format", "json", whole=True) as process:
         run_id = await world.run("RUNNING", "print=" + str(lines), "COMPLETED", **STREAMED)
         await world.admin.wait_for_state(run_id, "COMPLETED")
         await process.wait_for_output(f"line {lines - 1:04}")

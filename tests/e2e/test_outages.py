@@ -35,7 +35,7 @@ def nowhere() -> str:
 async def hopeless(nowhere: str, aws: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[WorkerProcess]:
     """A worker whose server never comes. It begins with the module, since it gives up after a minute only."""
     directory = tmp_path_factory.mktemp("hopeless")
-    async with worker(directory, "any", aws_url=aws, env={"PREFECT_API_URL": nowhere}) as process:
+    async with worker(directory, "any", aws_url=aws, env={"PREFECT_API_URL": nowhere}, whole=True) as process:
         yield process
 
 

@@ -95,7 +95,7 @@ async def _provoke_every_call(world: World, proxy: ChaosProxy) -> None:
 async def _provoke_optional_calls(world: World) -> None:
     """Those that only jobs need which ask for them."""
     await world.run("RUNNING", "COMPLETED", auto_deregister_task_definition=True)
-    async with world.worker("--run-once", name="third") as process:
+    async with world.worker("--run-once", name="third", whole=True) as process:
         assert await process.wait() == 0
 
 

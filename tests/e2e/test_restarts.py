@@ -35,7 +35,7 @@ async def aws_proxy(world: World) -> AsyncIterator[ChaosProxy]:
 
 
 async def test_polite_end_leaves_tasks_to_the_next_worker(world: World) -> None:
-    async with world.worker(name="first") as first:
+    async with world.worker(name="first", whole=True) as first:
         run_id = await world.run("RUNNING", "sleep=6", "exit=9")
         await world.admin.wait_for_state(run_id, "RUNNING")
         assert await first.stop() == 0
@@ -48,7 +48,7 @@ async def test_polite_end_leaves_tasks_to_the_next_worker(world: World) -> None:
 
 
 async def test_interrupt_is_a_polite_end_too(world: World) -> None:
-    async with world.worker() as process:
+    async with world.worker(whole=True) as process:
         await process.wait_for_output("takes flow runs")
         assert await process.stop(signal.SIGINT) == 0
     assert "Traceback" not in process.output

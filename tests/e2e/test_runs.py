@@ -23,7 +23,7 @@ LOGGED = {"configure_cloudwatch_logs": True, "execution_role_arn": ROLE}
 async def test_flow_completes(admin3: Admin, aws: str, tmp_path: Path) -> None:
     """The main job, in a pool that the worker makes itself, on the account's default cluster."""
     pool = f"made-by-{tmp_path.name}"
-    async with worker(tmp_path, pool, server=admin3.server, aws_url=aws) as process:
+    async with worker(tmp_path, pool, server=admin3.server, aws_url=aws, whole=True) as process:
         await process.wait_for_output("takes flow runs")
         made = await admin3.get(f"/work_pools/{pool}")
         assert made["type"] == "ecs"

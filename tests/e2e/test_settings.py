@@ -31,7 +31,7 @@ async def test_api_url_of_the_active_profile(world: World, tmp_path: Path) -> No
     env = environment(tmp_path, aws_url=world.aws_url, extra=QUICK)
     assert "PREFECT_API_URL" not in env
     arguments = ["start", "--pool", world.pool, "--cluster", world.pool]
-    async with command(tmp_path, arguments, env, log=tmp_path / "log") as process:
+    async with command(tmp_path, arguments, env, log=tmp_path / "log", whole=True) as process:
         await world.admin.wait_for_state(await world.run("RUNNING", "COMPLETED"), "COMPLETED")
         assert await process.stop() == 0
 
@@ -41,7 +41,7 @@ async def test_every_option_is_a_variable_too(world: World, tmp_path: Path) -> N
     extra = {**QUICK, **own, "ECS_WORKER_RUN_ONCE": "true", "ECS_WORKER_LOG_FORMAT": "json"}
     run_id = await world.run("RUNNING", "COMPLETED")
     env = environment(tmp_path, api_url=world.server.url, aws_url=world.aws_url, extra=extra)
-    async with command(tmp_path, ["start"], env, log=tmp_path / "log") as process:
+    async with command(tmp_path, ["start"], env, log=tmp_path / "log", whole=True) as process:
         assert await process.wait() == 0
     tags = {tag["key"]: tag["value"] for tag in (await world.task_of(run_id))["tags"]}
     assert tags["prefect.io/worker-name"] == "by-variable"

@@ -52,7 +52,7 @@ async def test_two_workers_launch_each_of_40_runs_once(either_world: World) -> N
     world = either_world
     await world.pause()
     runs = await world.admin.create_runs(await world.deploy("RUNNING", "sleep=5", "COMPLETED"), 40)
-    async with world.worker(name="one") as one, world.worker(name="two") as two:
+    async with world.worker(name="one", whole=True) as one, world.worker(name="two") as two:
         for each in (one, two):
             await each.wait_for_output("takes flow runs")
         await world.resume()

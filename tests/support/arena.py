@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import ctypes
-import multiprocessing
-import os
-import signal
-import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 from ecs_worker.job.variables import default_base_job_template
 from support.servers.prefect import Admin
-from support.servers.worker import environment
+from support.servers.worker import WorkerProcess, environment, forked
 from support.simulator import AwsSimulator, ChaosProxy
 from support.waiting import until
 
@@ -42,60 +36,6 @@ SERVER = {
     "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "300",  # to call 1,500 runs late takes minutes of its time
 }
 
-_PR_SET_PDEATHSIG = 1  # prctl(2)
-_forks = multiprocessing.get_context("forkserver")
-# Imports are most of a worker's start: they are done once, and each worker is a fork that then runs `main`.
-_forks.set_forkserver_preload(["ecs_worker.cli.app", "ecs_worker.cli.commands.start", "ecs_worker.cli.start"])
-
-
-def _main(arguments: list[str], env: dict[str, str], log: str) -> None:
-    """In the new process: become the command `ecs-worker ARGUMENTS…`."""
-    if sys.platform == "linux":  # should the tests be killed, nobody else ends their workers
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.environ.clear()
-    os.environ.update(env)
-    sys.argv = ["ecs-worker", *arguments]
-    from ecs_worker.cli import main  # noqa: PLC0415 - after the environment, as in the command
-
-    main()
-
-
-class Process:
-    """A worker process of its own."""
-
-    def __init__(self, name: str, arguments: list[str], env: dict[str, str], log: Path) -> None:
-        self.name = name
-        self.log = log
-        self._process = _forks.Process(target=_main, args=(arguments, env, str(log)), name=name)
-        self._process.start()
-
-    @property
-    def running(self) -> bool:
-        return self._process.exitcode is None
-
-    @property
-    def output(self) -> str:
-        return self.log.read_text(encoding="utf-8") if self.log.exists() else ""
-
-    def terminate(self) -> None:
-        """SIGTERM: take your leave."""
-        self._process.terminate()
-
-    async def wait(self, seconds: float) -> int:
-        """The exit code, once it has ended."""
-        await asyncio.to_thread(self._process.join, seconds)
-        code = self._process.exitcode
-        assert code is not None, f"{self.name} still runs after {seconds} s:\n{self.output}"
-        return code
-
-    async def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
-        self._process.kill()
-        assert await self.wait(10) in {-signal.SIGKILL, 0, 1}
-
 
 class Arena:
     """`async with Arena(server, directory) as arena:`. Workers, containers and AWS end with it."""
@@ -110,7 +50,7 @@ class Arena:
         self.deployment = ""
         self._directory = directory
         self._stack = AsyncExitStack()
-        self._workers: list[Process] = []
+        self._workers: list[tuple[str, WorkerProcess]] = []
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -124,9 +64,8 @@ class Arena:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for worker in self._workers:
-            if worker.running:
-                await worker.kill()
+        for _, worker in self._workers:
+            await worker.kill()
         await self._stack.aclose()
 
     # -- what there is to do
@@ -146,7 +85,7 @@ class Arena:
 
     # -- workers
 
-    def worker(self, name: str, *options: str, by: ChaosProxy | None = None, **env: str) -> Process:
+    def worker(self, name: str, *options: str, by: ChaosProxy | None = None, **env: str) -> WorkerProcess:
         """Start a worker of that name, which reaches Prefect `by` that proxy; `env` are variables.
 
         The simulator sees it as the caller `*app/NAME*`.
@@ -158,12 +97,13 @@ class Arena:
             aws_url=self.aws.url,
             extra={**QUICK, "AWS_SDK_UA_APP_ID": name, **env},
         )
-        started = Process(name, arguments, variables, self._directory / f"{self.pool}-{name}.log")
-        self._workers.append(started)
+        log = self._directory / f"{self.pool}-{name}.log"
+        started = forked(arguments, variables, log=log, directory=self._directory)
+        self._workers.append((name, started))
         return started
 
     def outputs(self) -> str:
-        return "\n".join(f"-- {worker.name}\n{worker.output}" for worker in self._workers)
+        return "\n".join(f"-- {name}\n{worker.output}" for name, worker in self._workers)
 
     # -- what came of it
 

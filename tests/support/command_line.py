@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from support.servers.worker import environment
+from support.servers.worker import command, environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Ended:
+    """A command that has ended: its exit code, standard output and standard error."""
+
     code: int
     out: str
     err: str
 
 
 async def ecs_worker(
-    home: Path, *arguments: str, api_url: str | None = None, env: Mapping[str, str] | None = None
+    home: Path, *arguments: str, api_url: str | None = None, env: Mapping[str, str] | None = None, whole: bool = False
 ) -> Ended:
-    """`ecs-worker ARGUMENTS…`, run to its end."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "ecs_worker",
-        *arguments,
-        env=environment(home, api_url=api_url, extra={"COLUMNS": "200", **(env or {})}),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=home,
-    )
-    try:
-        async with asyncio.timeout(60):
-            out, err = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode is not None
-    return Ended(process.returncode, out.decode(), err.decode())
+    """`ecs-worker ARGUMENTS…`, run to its end in the directory `home`. `whole`: see servers/worker.py."""
+    given = environment(home, api_url=api_url, extra={"COLUMNS": "200", **(env or {})})
+    with TemporaryDirectory() as directory:
+        out, err = Path(directory) / "out", Path(directory) / "err"
+        async with command(home, list(arguments), given, log=out, errors=err, whole=whole) as process:
+            code = await process.wait(60)
+        return Ended(code, *(file.read_text(encoding="utf-8") if file.exists() else "" for file in (out, err)))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import count
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import aioboto3
 
@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 REGION = "us-east-1"
 ROLE = "arn:aws:iam::123456789012:role/execution"
 LOG_GROUP = "/containers"
-_numbers = count(1)
 
 
 def fresh(stem: str) -> str:
     """A name no other test uses: all share one server."""
-    return f"{stem}-{next(_numbers)}"
+    return f"{stem}-{uuid4().hex[:12]}"
 
 
 def python(code: str) -> list[str]:

@@ -65,8 +65,9 @@ class World:
         api_url: str | None = None,
         aws_url: str | None = None,
         env: dict[str, str] | None = None,
+        whole: bool = False,
     ) -> AbstractAsyncContextManager[WorkerProcess]:
-        """`ecs-worker start` for this pool and cluster, quick, and killed at the end."""
+        """`ecs-worker start` for this pool and cluster, quick, killed at the end. `whole`: see servers/worker.py."""
         return worker(
             self.directory,
             self.pool,
@@ -77,6 +78,7 @@ class World:
             aws_url=aws_url or self.aws_url,
             name=name,
             env=(env or {}) | ({"PREFECT_API_URL": api_url} if api_url else {}),
+            whole=whole,
         )
 
     # -- what is to run

@@ -20,7 +20,8 @@ from ecs_worker.lifecycle.loops import guarded
 from ecs_worker.lifecycle.run.claims import latest_claim, recorded_run
 from ecs_worker.lifecycle.run.run import ENDING
 from ecs_worker.model import AwsTarget, TaskName
-from ecs_worker.verdicts.classify import NO_CLUSTER, Kind, classify
+from ecs_worker.verdicts.classify import Kind, classify
+from ecs_worker.verdicts.codes import INVALID_PARAMETER, NO_CLUSTER
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -38,8 +39,6 @@ log = logging.getLogger(__name__)
 
 WHY = "Its cancellation took too long."
 TRIED_FOR = 120.0  # seconds for one order; after three that end without success the server gives it up
-
-_GONE_TASK = "InvalidParameterException"  # with "The referenced task was not found."
 
 
 class _NotYet(EcsWorkerError):
@@ -150,7 +149,7 @@ class Cleanup:
 
 def gone(error: AwsError) -> bool:
     """Whether StopTask failed because there is no such task or cluster."""
-    return error.code == NO_CLUSTER or (error.code == _GONE_TASK and "task was not found" in error.message)
+    return error.code == NO_CLUSTER or (error.code == INVALID_PARAMETER and "task was not found" in error.message)
 
 
 def _passes(error: BaseException) -> bool:

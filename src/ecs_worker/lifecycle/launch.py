@@ -16,6 +16,7 @@ from ecs_worker.job.requests import without_spot
 from ecs_worker.lifecycle.patience import Refused, refuse_if_cancelled
 from ecs_worker.model import AwsFailure, TaskFacts
 from ecs_worker.verdicts.classify import Kind, classify
+from ecs_worker.verdicts.codes import CONFLICT
 
 if TYPE_CHECKING:
     from ecs_worker.aws.ecs import Ecs
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from ecs_worker.lifecycle.run.run import Run
     from ecs_worker.model import LaunchRequest
 
-CONFLICT = "ConflictException"
 STALE_AFTER = 5.0  # seconds in the queue after which the run is read again before its launch
 
 

@@ -19,7 +19,7 @@ from ecs_worker.verdicts.codes import (
 )
 from ecs_worker.verdicts.reasons import VANISHED, Kind, Verdict, known_reason
 
-__all__ = ["NO_CLUSTER", "Kind", "Verdict", "classify", "is_throttle"]
+__all__ = ["Kind", "Verdict", "classify", "is_throttle"]
 
 
 def classify(obstacle: AwsError | AwsFailure | TaskFacts) -> Verdict:

@@ -33,7 +33,7 @@ async def pool_of(admin: Admin, name: str) -> dict[str, Any]:
 async def test_create(admin: Admin, tmp_path: Path) -> None:
     name, url = new_name(), admin.server.url
     options = ("--paused", "--concurrency-limit", "3", "--description", "nightly")
-    ended = await ecs_worker(tmp_path, "pool", "create", name, *options, api_url=url)
+    ended = await ecs_worker(tmp_path, "pool", "create", name, *options, api_url=url, whole=True)
     assert (ended.code, ended.out) == (0, ""), ended
     pool = await pool_of(admin, name)
     assert (pool["type"], pool["is_paused"], pool["concurrency_limit"], pool["description"]) == (
@@ -108,6 +108,6 @@ async def test_pools_that_can_t_be_updated(admin3: Admin, tmp_path: Path) -> Non
 
 
 async def test_a_server_that_is_not_named(tmp_path: Path) -> None:
-    ended = await ecs_worker(tmp_path, "pool", "update", "p", "--yes")
+    ended = await ecs_worker(tmp_path, "pool", "update", "p", "--yes", whole=True)
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert "PREFECT_API_URL is not set" in ended.err

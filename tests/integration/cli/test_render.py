@@ -118,7 +118,7 @@ async def test_a_deployment_and_its_run(admin: Admin, tmp_path: Path) -> None:
     image = rendered["RegisterTaskDefinition"]["containerDefinitions"][0]["image"]
     assert image.startswith(f"prefecthq/prefect:{admin.server.line}.")
 
-    ended = await ecs_worker(tmp_path, "render", "--flow-run", run_id, "--explain", api_url=url)
+    ended = await ecs_worker(tmp_path, "render", "--flow-run", run_id, "--explain", api_url=url, whole=True)
     assert ended.code == 0, ended
     rendered = json.loads(ended.out)
     environment = environment_of(rendered)

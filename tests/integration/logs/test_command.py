@@ -64,8 +64,9 @@ class People:
     async def pid(self, run_id: str, identifier: str) -> None:
         await self.admin.call("PATCH", f"/flow_runs/{run_id}", json={"infrastructure_pid": identifier})
 
-    async def ask(self, *arguments: str) -> Ended:
-        return await ecs_worker(self.home, "logs", *arguments, api_url=self.admin.server.url, env=self.env)
+    async def ask(self, *arguments: str, whole: bool = False) -> Ended:
+        url = self.admin.server.url
+        return await ecs_worker(self.home, "logs", *arguments, api_url=url, env=self.env, whole=whole)
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def people(cloud: AwsSimulator, ecs: Any, admin3: Admin, tmp_path: Path) -> Peop
 async def test_the_lines_so_far(people: People) -> None:
     await people.run(LogScript(lines=("hello", "world"), rate=1000.0, total=3000))
     people.cloud.advance(60)
-    ended = await people.ask(people.name)
+    ended = await people.ask(people.name, whole=True)
     assert (ended.code, ended.err) == (0, "")
     lines = ended.out.splitlines()
     assert lines[:2] == ["hello", "world"]

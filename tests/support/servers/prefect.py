@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self
 from uuid import UUID, uuid4
 
 import httpx
@@ -60,16 +60,18 @@ def _environment(home: Path) -> dict[str, str]:
     }
 
 
-def template(line: Line, shared: Path) -> Path:
-    """A migrated, empty database in `shared`: made once per session, as migrations take seconds."""
-    home = shared / f"prefect-{line}-template"
+def template(line: Line) -> Path:
+    """A migrated, empty database. It is kept in the environment that made it: migrations take ten seconds."""
+    environment = _python(line).parents[1]
+    (installed,) = environment.glob("lib/python*/site-packages/prefect-*.dist-info")
+    home = environment / "share" / "empty-databases" / installed.stem
     home.mkdir(parents=True, exist_ok=True)
     database = home / "prefect.db"
-    with (home / "lock").open("w") as lock:  # other processes of the session wait for the first
+    with (home / "lock").open("w") as lock:  # other processes wait for the first
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (home / "done").exists():
             database.unlink(missing_ok=True)
-            command = [str(_python(line).parent / "prefect"), "server", "database", "upgrade", "-y"]
+            command = [str(environment / "bin" / "prefect"), "server", "database", "upgrade", "-y"]
             done = subprocess.run(
                 command, env=_environment(home), capture_output=True, text=True, timeout=120, check=False
             )
@@ -107,17 +109,27 @@ class PrefectServer:
     def log(self) -> Path:
         return self.home / "server.log"
 
-    def start(self) -> None:
-        """Start the process, as `prefect server start` does, and wait until it is healthy."""
+    def start(self, alive: BinaryIO | None = None) -> None:
+        """Start the process, as `prefect server start` does, and wait until it is healthy.
+
+        If `alive` is given, the server ends with the other side of that pipe.
+        """
         # fmt: off
         command = [
             str(_python(self.line)), "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app",
             "--host", "127.0.0.1", "--port", str(self.port), "--timeout-keep-alive", "5", "--log-level", "warning",
         ]
         # fmt: on
+        if alive is not None:
+            command = ["/bin/sh", "-c", '"$@" & read -r _; kill -KILL $!', "sh", *command]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, env=_environment(self.home) | self.extra, stdout=log, stderr=subprocess.STDOUT, cwd=self.home
+                command,
+                env=_environment(self.home) | self.extra,
+                stdin=alive if alive is not None else subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.home,
             )
         deadline = time.monotonic() + _START_SECONDS
         while not self._healthy():
@@ -140,29 +152,46 @@ class PrefectServer:
             return False
 
 
-@contextmanager
-def prefect_server(
-    line: Line, shared: Path, *, auth_string: str | None = None, csrf: bool = False, env: dict[str, str] | None = None
-) -> Iterator[PrefectServer]:
-    """Run a server with an empty database. `shared`: a directory of the whole test session.
+def new_server(
+    line: Line,
+    directory: Path,
+    *,
+    auth_string: str | None = None,
+    csrf: bool = False,
+    env: dict[str, str] | None = None,
+) -> PrefectServer:
+    """A server with an empty database in a new folder of `directory`; it is not started yet.
 
     `auth_string` and `csrf` turn the protection on (`auth_string`: 3.x only).
     """
-    home = shared / f"prefect-{line}-{uuid4().hex[:8]}"
+    home = directory / f"prefect-{line}-{uuid4().hex[:8]}"
     home.mkdir(parents=True)
-    shutil.copy(template(line, shared), home / "prefect.db")
+    shutil.copy(template(line), home / "prefect.db")
     extra = dict(env or {})
     if auth_string is not None:
         extra["PREFECT_SERVER_API_AUTH_STRING"] = auth_string
     if csrf:
         extra["PREFECT_SERVER_CSRF_PROTECTION_ENABLED"] = "true"
-    server = PrefectServer(line, home, auth_string, extra)
+    return PrefectServer(line, home, auth_string, extra)
+
+
+@contextmanager
+def prefect_server(
+    line: Line,
+    directory: Path,
+    *,
+    auth_string: str | None = None,
+    csrf: bool = False,
+    env: dict[str, str] | None = None,
+) -> Iterator[PrefectServer]:
+    """Run a server of one's own, which may be stopped and started again. Its arguments are those of `new_server`."""
+    server = new_server(line, directory, auth_string=auth_string, csrf=csrf, env=env)
     try:
         server.start()
         yield server
     finally:
         server.stop()
-        shutil.rmtree(home, ignore_errors=True)
+        shutil.rmtree(server.home, ignore_errors=True)
 
 
 class Admin:

@@ -30,6 +30,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ecs_worker.errors import AwsError, EcsWorkerError
+from ecs_worker.verdicts.codes import ACCESS_DENIED, INVALID_PARAMETER
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -54,8 +55,6 @@ LINES_AT_ONCE = 500  # lines passed on without a pause: some milliseconds
 LONGEST_RETRY_WAIT = 15.0  # seconds between two attempts to read a stream that can't be read
 
 MISSING = "ResourceNotFoundException"
-INVALID = "InvalidParameterException"  # tokens live for 24 hours
-DENIED = "AccessDeniedException"
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,7 +420,7 @@ class Group:
     def _failed(self, tail: Tail, error: EcsWorkerError) -> None:
         code = error.code if isinstance(error, AwsError) else ""
         news = tail.failed(code or str(error))
-        if code in {MISSING, INVALID}:
+        if code in {MISSING, INVALID_PARAMETER}:  # tokens live for 24 hours
             tail.start_over(caught_up=False)
         if code != MISSING:
             if news:
@@ -434,7 +433,7 @@ class Group:
         if code == MISSING:  # one of them was deleted: reading them one by one tells which
             for tail in tails:
                 tail.start_over(caught_up=False)
-        elif isinstance(error, AwsError) and (code, error.operation) == (DENIED, "FilterLogEvents"):
+        elif isinstance(error, AwsError) and (code, error.operation) == (ACCESS_DENIED, "FilterLogEvents"):
             self._filter = False
             log.warning(
                 "The streams of log group %s are read one by one, since logs:FilterLogEvents is not allowed. Allow it "

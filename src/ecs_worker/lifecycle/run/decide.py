@@ -12,7 +12,8 @@ from ecs_worker.errors import AwsError, LaunchFailed, NotOurs, NotWanted, Prefec
 from ecs_worker.lifecycle.run.claims import of_claim
 from ecs_worker.model import Phase
 from ecs_worker.prefect_api.schemas import StateType
-from ecs_worker.verdicts.classify import NO_CLUSTER, Kind, classify
+from ecs_worker.verdicts.classify import Kind, classify
+from ecs_worker.verdicts.codes import NO_CLUSTER
 from ecs_worker.verdicts.diagnose import diagnose
 
 if TYPE_CHECKING:

@@ -154,6 +154,7 @@ class Adopt:
         self._said: set[UUID] = set()
         self._own_beat: tuple[datetime, float] | None = None
         self._twin_told = False
+        self._doubted = False  # at the last look slots were kept for what others may leave
 
     async def run(self) -> None:
         """Look at the start and every `adopt_seconds`."""
@@ -172,7 +173,8 @@ class Adopt:
         self._colleagues.saw(workers, me)
         now = self._ledger.clock()
         doubt = self._settings.limit is not None and bool(self._colleagues.doubtful(me))
-        everything = self._colleagues.gone or doubt or now - self._looked_at_all >= EVERYTHING_EVERY
+        doubted, self._doubted = self._doubted, doubt
+        everything = self._colleagues.gone or doubt or doubted or now - self._looked_at_all >= EVERYTHING_EVERY
         orphans = [run_id for run_id in await self._list(everything) if run_id not in self._ledger]
         self._since = {run_id: self._since.get(run_id, now) for run_id in orphans}
         self._theirs = {run_id: state for run_id, state in self._theirs.items() if run_id in self._since}
@@ -273,13 +275,13 @@ class Adopt:
 
     def _not_mine(self, orphan: FlowRun, claim: ClaimRecord | None) -> Outcome:
         live, me = self._colleagues.online, self._settings.name
-        if claim is None:
-            return Outcome.THEIRS
-        if claim.worker in live and claim.worker != me:
+        if claim is None and not orphan.infrastructure_pid:
+            return Outcome.THEIRS  # no worker of ours has claimed it
+        if claim is not None and claim.worker in live and claim.worker != me:
             self._theirs[orphan.id] = claim.claim_id
             return Outcome.THEIRS
         # A claim too fresh to be taken up, or a colleague is to take it up first.
-        first = ranking(orphan.id, live)[0] == me or claim.worker == me
+        first = ranking(orphan.id, live)[0] == me or (claim is not None and claim.worker == me)
         return Outcome.EXPECTED if first else Outcome.OPEN
 
     async def _is_its_task(self, run: Run, claim: ClaimRecord | None, name: TaskName) -> bool:

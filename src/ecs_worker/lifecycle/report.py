@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from ecs_worker.errors import EcsWorkerError, PrefectError, PrefectNotFound
+from ecs_worker.errors import AwsError, EcsWorkerError, PrefectError, PrefectNotFound
 from ecs_worker.lifecycle.loops import every, guarded
 from ecs_worker.lifecycle.run import decide
 from ecs_worker.lifecycle.run.claims import SPOT_LOST, latest_claim
 from ecs_worker.lifecycle.run.decide import Cancel, Crash, Forget, LookUp, RunSnapshot, StartAgain, Wait
 from ecs_worker.lifecycle.run.run import ENDING
 from ecs_worker.prefect_api.schemas import ProposedState, SetStateStatus, StateType
+from ecs_worker.verdicts.codes import NO_CLUSTER
 
 if TYPE_CHECKING:
     from ecs_worker.lifecycle.journal.journal import Journal
@@ -122,8 +123,10 @@ class Report:
                 run.proved(claim.claim_id if claim is not None else run.claim.claim_id)
             task = await self._locate.find(run)
         except EcsWorkerError as error:
-            log.warning("%s: whether it has another ECS task is not known yet: %s", run.label, error)
-            return
+            if not (isinstance(error, AwsError) and error.code == NO_CLUSTER):  # without its cluster there is none
+                log.warning("%s: whether it has another ECS task is not known yet: %s", run.label, error)
+                return
+            task = None
         if task is None or (run.task is not None and task.arn == run.task.arn):
             run.crashed(why)
             await self._end(run, StateType.CRASHED, why)

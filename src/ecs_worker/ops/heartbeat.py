@@ -94,7 +94,7 @@ class Heartbeat:
                 self.beat_at = sent
                 continue
             try:
-                await self._beat()
+                await self.beat()
                 pool = await self._api.read_pool(self._settings.pool)
                 if pool is not None and not self.channel.ready:  # what the channel has brought meanwhile is newer
                     self._know(pool)
@@ -106,7 +106,8 @@ class Heartbeat:
     def _know(self, pool: WorkPool) -> None:
         self._pool = pool
 
-    async def _beat(self) -> UUID | None:
+    async def beat(self) -> UUID | None:
+        """Tell the server once. The worker's id, on Cloud. Raises PrefectError."""
         settings, sent = self._settings, time.monotonic()
         worker_id = await self._api.heartbeat(settings.pool, settings.name, settings.heartbeat_seconds)
         self.beat_at = sent
@@ -114,7 +115,7 @@ class Heartbeat:
 
     async def _introduce(self, template: Mapping[str, Any] | None) -> None:
         self._pool = await self._find_or_create(template)
-        self.worker_id = await self._beat()
+        self.worker_id = await self.beat()
         self.server_version = await self._api.server_version()
 
     async def _reach(self) -> None:

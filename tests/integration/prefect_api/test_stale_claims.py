@@ -10,6 +10,7 @@ import pytest
 from ecs_worker.aws.session import Aws
 from ecs_worker.lifecycle.claim import CLAIMABLE_FOR, DOUBTFUL_AFTER, Claim
 from ecs_worker.lifecycle.run.ledger import Ledger
+from ecs_worker.model import Place
 from support.builders import journal_of
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 def claim_of(api: PrefectClient, ledger: Ledger) -> Claim:
-    return Claim(api, ledger, journal_of(api, Aws(), ledger), "worker")
+    return Claim(api, ledger, journal_of(api, Aws(), ledger), "worker", lambda: Place("", ""))
 
 
 async def scheduled(admin: Admin) -> tuple[str, str]:

@@ -71,9 +71,11 @@ async def test_run_deleted_while_rendering(world: World, proxy: ChaosProxy) -> N
 
 async def test_task_of_a_deleted_run_is_left_to_its_end(world: World) -> None:
     async with world.worker(whole=True) as process:
-        run_id = await world.run("RUNNING", "sleep=2", "exit=1")
+        gate = world.gate()
+        run_id = await world.run("RUNNING", f"wait={gate}", "exit=1")
         await world.admin.wait_for_state(run_id, "RUNNING")
         await world.admin.call("DELETE", f"/flow_runs/{run_id}")
+        gate.touch()
         await world.wait_for_task(run_id, "STOPPED")
         await process.wait_for_output("the run is deleted")
         assert await process.stop() == 0

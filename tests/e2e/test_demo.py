@@ -28,6 +28,7 @@ pytestmark = pytest.mark.anyio
 
 DEMO = [sys.executable, "-m", "ecs_worker", "demo"]
 POOL = "my-ecs-pool"
+on_the_shared_server = pytest.mark.xdist_group("demo")  # one after the other, as the demo's pool has a fixed name
 DEMOS_OWN = "Made by ecs-worker demo."
 
 
@@ -170,6 +171,7 @@ async def test_ctrl_c_cleans_up_at_any_moment(tmp_path: Path, moment: str) -> No
         assert running.left_behind() == []
 
 
+@on_the_shared_server
 async def test_with_the_users_server_interrupted_runs_are_cancelled(
     tmp_path: Path, prefect3: PrefectServer, admin3: Admin
 ) -> None:
@@ -184,6 +186,7 @@ async def test_with_the_users_server_interrupted_runs_are_cancelled(
     assert {run["state_type"] for run in runs} == {"CANCELLED"}
 
 
+@on_the_shared_server
 async def test_what_differs_is_named_and_is_exit_code_1(tmp_path: Path, prefect3: PrefectServer, admin3: Admin) -> None:
     template = default_base_job_template()
     template["variables"]["properties"]["command"]["default"] = "sh -c 'exit 3'"
@@ -204,6 +207,7 @@ async def test_what_differs_is_named_and_is_exit_code_1(tmp_path: Path, prefect3
         await admin3.call("DELETE", f"/work_pools/{POOL}")
 
 
+@on_the_shared_server
 async def test_a_pool_of_somebody_elses_is_left_alone(tmp_path: Path, prefect3: PrefectServer, admin3: Admin) -> None:
     if POOL in {pool["name"] for pool in await admin3.post("/work_pools/filter", {})}:
         await admin3.call("DELETE", f"/work_pools/{POOL}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("outages")]  # one process, as the servers are its own
 
 
 @pytest.fixture(scope="module")
@@ -63,22 +63,25 @@ async def test_server_goes_away_while_tasks_run_and_end(own_world: World) -> Non
     """What ended meanwhile is told afterwards, what runs on runs on, and new runs are taken again."""
     world = own_world
     async with world.worker() as process:
+        during, after_it = world.gate(), world.gate()
         deployments = {
-            "dies": await world.deploy("RUNNING", "sleep=6", "exit=7"),
-            "completes": await world.deploy("RUNNING", "sleep=6", "COMPLETED"),
-            "goes on": await world.deploy("RUNNING", "sleep=25", "COMPLETED"),
+            "dies": await world.deploy("RUNNING", f"wait={during}", "exit=7"),
+            "completes": await world.deploy("RUNNING", f"wait={during}", "COMPLETED"),
+            "goes on": await world.deploy("RUNNING", f"wait={after_it}", "COMPLETED"),
         }
         runs = {name: await world.admin.create_run(deployment) for name, deployment in deployments.items()}
         for run_id in runs.values():
             await world.admin.wait_for_state(run_id, "RUNNING")
         world.server.stop()
         gone = anyio.current_time()
+        during.touch()
         await world.wait_for_task(runs["dies"], "STOPPED")
         await anyio.sleep(gone + 20 - anyio.current_time())  # the length of the outage is the point
         await asyncio.to_thread(world.server.start)
         after = await world.run("RUNNING", "COMPLETED")
         dead = await world.admin.wait_for_state(runs["dies"], "CRASHED")
         assert "7" in dead["state"]["message"]
+        after_it.touch()
         for run_id in (runs["completes"], runs["goes on"], after):
             await world.admin.wait_for_state(run_id, "COMPLETED")
         assert process.running

@@ -16,6 +16,7 @@ from ecs_worker.local.server import EmbeddedAws, LocalSettings
 from support.paths import TOP
 from support.simulator.chaos_proxy import ChaosProxy
 from support.simulator.faults import What, fault
+from support.waiting import until
 from support.world import World, ecs_client
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ async def test_policy_allows_what_the_worker_does_and_no_more(admin3: Admin, tmp
     ):
         world = World(admin3, aws.url, ecs, tmp_path)
         await world.open()
-        await _provoke_every_call(world, proxy)
+        await _provoke_every_call(world, proxy, calls)
         (task, *_) = await world.tasks()
         asked = _asked(calls) | await _implied(world, task)
         await _provoke_optional_calls(world)
@@ -71,11 +72,14 @@ async def test_policy_allows_what_the_worker_does_and_no_more(admin3: Admin, tmp
                 assert any(fnmatchcase(wanted, pattern) for pattern in patterns), f"{action} on {wanted}"
 
 
-async def _provoke_every_call(world: World, proxy: ChaosProxy) -> None:
+async def _provoke_every_call(world: World, proxy: ChaosProxy, calls: Path) -> None:
     job = {"configure_cloudwatch_logs": True, "stream_output": True, **ROLES}
     async with world.worker(name="first") as process:
-        deployment = await world.deploy("RUNNING", "print=1", "sleep=8", "COMPLETED", job_variables=job)
-        runs = await world.admin.create_runs(deployment, 4)  # the output of several is read together
+        gate = world.gate()
+        deployment = await world.deploy("RUNNING", "print=1", f"wait={gate}", "COMPLETED", job_variables=job)
+        runs = await world.admin.create_runs(deployment, 4)
+        await until(lambda: "logs:FilterLogEvents" in _asked(calls))  # the output of several is read together
+        gate.touch()
         await world.all_are(runs, "COMPLETED")
         await process.wait_for_output("line 0000")
         long = await world.run("RUNNING", "sleep=120")
@@ -101,7 +105,8 @@ async def _provoke_optional_calls(world: World) -> None:
 
 def _asked(calls: Path) -> set[str]:
     """The actions that workers have called."""
-    lines = [json.loads(line) for line in calls.read_text().splitlines()]
+    written, _, _ = calls.read_text().rpartition("\n")  # the last line may be in the making
+    lines = [json.loads(line) for line in written.splitlines()]
     return {call["action"] for call in lines if "ecs-worker/" in call["user_agent"]}
 
 

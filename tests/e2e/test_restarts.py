@@ -36,10 +36,12 @@ async def aws_proxy(world: World) -> AsyncIterator[ChaosProxy]:
 
 async def test_polite_end_leaves_tasks_to_the_next_worker(world: World) -> None:
     async with world.worker(name="first", whole=True) as first:
-        run_id = await world.run("RUNNING", "sleep=6", "exit=9")
+        gate = world.gate()
+        run_id = await world.run("RUNNING", f"wait={gate}", "exit=9")
         await world.admin.wait_for_state(run_id, "RUNNING")
         assert await first.stop() == 0
     assert (await world.task_of(run_id))["lastStatus"] == "RUNNING"
+    gate.touch()
     async with world.worker(name="second") as second:
         run = await world.admin.wait_for_state(run_id, "CRASHED")
         assert "9" in run["state"]["message"]
@@ -58,13 +60,16 @@ async def test_same_name_takes_its_own_runs_up_again(either_world: World) -> Non
     """As an ECS service restarts it. Its runs may have ended meanwhile."""
     world = either_world
     async with world.worker() as first:
-        ended = await world.run("RUNNING", "sleep=1", "exit=9")
-        going = await world.run("RUNNING", "sleep=8", "exit=8")
+        gates = world.gate(), world.gate()
+        ended = await world.run("RUNNING", f"wait={gates[0]}", "exit=9")
+        going = await world.run("RUNNING", f"wait={gates[1]}", "exit=8")
         await world.all_are([ended, going], "RUNNING")
         assert await first.stop(signal.SIGKILL) == -signal.SIGKILL
+    gates[0].touch()
     await world.wait_for_task(ended, "STOPPED")
     async with world.worker():
         assert "9" in (await world.admin.wait_for_state(ended, "CRASHED"))["state"]["message"]
+        gates[1].touch()
         assert "8" in (await world.admin.wait_for_state(going, "CRASHED"))["state"]["message"]
     assert set((await world.launches()).values()) == {1}
 
@@ -102,13 +107,14 @@ async def test_killed_at_three_points_of_the_launch(
 ) -> None:
     """Another worker finds what there is by the claim, and launches what there is not, each once."""
     containers = {"env": {"PREFECT_API_URL": world.server.url}}  # go past the proxy
-    unanswered = await world.run("sleep=5", "exit=6", **containers)
+    gates = world.gate(), world.gate()
+    unanswered = await world.run(f"wait={gates[0]}", "exit=6", **containers)
     aws_proxy.fault(fault(What.HANG_AFTER, containing=unanswered))
     writing = prefect_proxy.pause_at(Point("PATCH /flow_runs/{id}", Phase.BEFORE, caller=OURS))
     reading = prefect_proxy.pause_at(Point("GET /deployments/{id}", Phase.BEFORE, occurrence=3, caller=OURS))
     async with world.worker(name="first", aws_url=aws_proxy.url, api_url=prefect_proxy.api_url) as first:
         await world.wait_for_task(unanswered)
-        unwritten = await world.run("sleep=20", "exit=6", **containers)
+        unwritten = await world.run(f"wait={gates[1]}", "exit=6", **containers)
         await writing.wait(30)
         unlaunched = await world.run("RUNNING", "COMPLETED", **containers)
         await reading.wait(30)
@@ -119,7 +125,14 @@ async def test_killed_at_three_points_of_the_launch(
     for run_id in (unanswered, unwritten, unlaunched):
         run = await world.admin.read_run(run_id)
         assert (run["state_type"], run["infrastructure_pid"]) == ("PENDING", None)
+    gates[0].touch()
     async with world.worker(name="second"):
+
+        async def found() -> bool:
+            return (await world.admin.read_run(unwritten))["infrastructure_pid"] is not None
+
+        await until(found)
+        gates[1].touch()
         for run_id in (unanswered, unwritten):
             run = await world.admin.wait_for_state(run_id, "CRASHED", seconds=90)
             assert "6" in run["state"]["message"]

@@ -28,12 +28,14 @@ async def test_limit_counts_tasks_until_they_have_stopped(either_world: World) -
 
 async def test_limit_does_not_hold_runs_back_in_pending(world: World) -> None:
     """What there is no slot for stays Scheduled, for other workers."""
-    deployment = await world.deploy("RUNNING", "sleep=3", "COMPLETED")
+    gate = world.gate()
+    deployment = await world.deploy("RUNNING", f"wait={gate}", "COMPLETED")
     runs = await world.admin.create_runs(deployment, 3)
     async with world.worker("--limit", "1"):
         first = await world.admin.wait_for_state(runs[0], "RUNNING")
         assert first["state_type"] == "RUNNING"
         assert {(await world.admin.read_run(run_id))["state_type"] for run_id in runs[1:]} == {"SCHEDULED"}
+    gate.touch()
 
 
 async def test_each_worker_takes_its_own_pool_only(world: World) -> None:

@@ -9,23 +9,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+NEAR, FAR = 0.02, 0.2  # seconds between two looks
+
 
 async def until(
-    look: Callable[[], Any], seconds: float = 30, *, every: float = 0.05, told: Callable[[], object] | None = None
+    look: Callable[[], Any],
+    seconds: float = 30,
+    *,
+    every: float | None = None,
+    told: Callable[[], object] | None = None,
 ) -> Any:
-    """Look until something true is seen, and give it. `look` may be a coroutine function.
+    """Look until something true is seen, and give it.
 
-    Fails after so many `seconds`, with what `told` gives by then; waits `every` so many seconds between two looks.
+    A coroutine function as a rule asks a server, which costs both sides' time: it is called less often than others.
+    `every` says how often, in seconds, where that matters. Fails after so many `seconds`, with what `told` gives then.
     """
     try:
         async with asyncio.timeout(seconds) as time:
             while True:
                 seen = look()
-                if inspect.isawaitable(seen):
+                asked = inspect.isawaitable(seen)
+                if asked:
                     seen = await seen
                 if seen:
                     return seen
-                await asyncio.sleep(every)
+                await asyncio.sleep(every or (FAR if asked else NEAR))
     except TimeoutError:
         if not time.expired():  # it is the look's own
             raise

@@ -6,25 +6,26 @@ import shlex
 import sys
 from collections import Counter
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import aioboto3
 
 from ecs_worker.job.variables import default_base_job_template
-from support.paths import CONTAINER
+from support.paths import CONTAINER, TESTS
 from support.servers.worker import WorkerProcess, worker
 from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     from support.servers.prefect import Admin, PrefectServer
 
 AUTH_STRING = "administrator:correct-horse-battery"
 ROLE = "arn:aws:iam::123456789012:role/my-task-execution-role"
-FLOWS = Path(__file__).parent / "flows"
+FLOWS = TESTS / "e2e" / "flows"
 
 
 @asynccontextmanager
@@ -83,6 +84,10 @@ class World:
 
     # -- what is to run
 
+    def gate(self) -> Path:
+        """A file that is not there: containers with the step `wait=GATE` go on once the test touches it."""
+        return self.directory / f"gate-{uuid4().hex[:8]}"
+
     async def deploy(self, *command: str, **fields: Any) -> str:
         """A deployment whose container does these steps; `job_variables` are added. Its id."""
         variables = {"command": steps(*command)} if command else {}
@@ -92,7 +97,8 @@ class World:
 
     async def run(self, *command: str, **job_variables: Any) -> str:
         """A run, due now, of a deployment of its own; its id."""
-        return await self.admin.create_run(await self.deploy(*command, job_variables=job_variables))
+        (run_id,) = await self.admin.create_runs(await self.deploy(*command, job_variables=job_variables), 1)
+        return run_id
 
     async def pause(self) -> None:
         """Pause the work pool: the server then gives its workers no runs."""

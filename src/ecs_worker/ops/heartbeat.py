@@ -20,6 +20,7 @@ from ecs_worker.errors import (
     UserError,
 )
 from ecs_worker.job.variables import default_base_job_template
+from ecs_worker.lifecycle.loops import every
 from ecs_worker.prefect_api.channel import Channel
 
 if TYPE_CHECKING:
@@ -87,21 +88,22 @@ class Heartbeat:
 
     async def run(self) -> None:
         """Beat for ever: over the channel while there is one, which also brings changes of the pool."""
-        while True:
-            await anyio.sleep(self._settings.heartbeat_seconds)
-            sent = time.monotonic()
-            if await self.channel.beat():
-                self.beat_at = sent
-                continue
-            try:
-                await self.beat()
-                pool = await self._api.read_pool(self._settings.pool)
-                if pool is not None and not self.channel.ready:  # what the channel has brought meanwhile is newer
-                    self._know(pool)
-            except PrefectNotFound:
-                log.warning("The work pool %s does not exist any more.", self._settings.pool)
-            except PrefectError as error:
-                log.warning("The heartbeat did not reach the Prefect API: %s", error)
+        trouble = "The heartbeat did not reach the Prefect API"
+        await every(self._settings.heartbeat_seconds, self._keep_up, trouble=trouble)
+
+    async def _keep_up(self) -> None:
+        sent = time.monotonic()
+        if await self.channel.beat():
+            self.beat_at = sent
+            return
+        try:
+            await self.beat()
+        except PrefectNotFound:
+            log.warning("The work pool %s does not exist any more.", self._settings.pool)
+            return
+        pool = await self._api.read_pool(self._settings.pool)
+        if pool is not None and not self.channel.ready:  # what the channel has brought meanwhile is newer
+            self._know(pool)
 
     def _know(self, pool: WorkPool) -> None:
         self._pool = pool

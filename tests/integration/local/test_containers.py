@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import prefect
 import pytest
 from botocore.exceptions import ClientError
 
@@ -49,7 +49,7 @@ async def output_of(aws: Aws, command: list[str], **more: Any) -> list[str]:
 
 async def test_prefect_is_the_serving_environments(aws: Aws) -> None:
     lines = await output_of(aws, ["prefect", "version"])
-    assert any(prefect.__version__ in line for line in lines)
+    assert any(version("prefect") in line for line in lines)
 
 
 async def test_python_is_the_serving_environments(aws: Aws) -> None:

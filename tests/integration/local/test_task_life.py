@@ -38,7 +38,7 @@ async def test_every_status_is_passed_in_order_and_versions_rise(aws: Aws) -> No
         seen.append(await aws.describe(task))
         return bool(seen[-1]["lastStatus"] == "STOPPED")
 
-    await until(stopped)
+    await until(stopped, every=0.005)
     statuses = list(dict.fromkeys(each["lastStatus"] for each in seen))
     assert statuses == WAY
     versions = [each["version"] for each in seen]

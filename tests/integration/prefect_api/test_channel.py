@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ecs_worker.prefect_api.channel import Teardown
     from ecs_worker.prefect_api.schemas import WorkPool
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("channel")]  # one process, as the servers are its own
 
 TEMPLATE = {"job_configuration": {"image": "{{ image }}"}, "variables": {"properties": {"image": {"type": "string"}}}}
 AUTH_STRING = "worker:s3cret"

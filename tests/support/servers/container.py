@@ -4,6 +4,7 @@ Its arguments are steps, done in turn:
 
 - a state's type, such as RUNNING: propose it, and go on once the server has it; a run that may not run ends here
 - sleep=SECONDS, print=LINES, exit=CODE
+- wait=PATH: until that file exists
 - suspend: propose Suspended and end; the container in which the run is resumed goes on
 
 Standard library only: it runs in whatever environment serves the embedded AWS.
@@ -19,6 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -83,6 +85,12 @@ def suspend(run: Run) -> bool:
     return run.propose("PAUSED", "Suspended", pause_timeout=timeout, pause_reschedule=True, pause_key="1")
 
 
+def wait_for(file: Path) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 def print_lines(number: int) -> None:
     for line in range(number):
         print(f"line {line:04}", flush=True)  # noqa: T201 - the output is what is tested
@@ -97,6 +105,8 @@ def main(steps: list[str]) -> int:
         match verb:
             case "sleep":
                 time.sleep(float(value))
+            case "wait":
+                wait_for(Path(value))
             case "print":
                 print_lines(int(value))
             case "exit":

@@ -32,7 +32,7 @@ from anyio.lowlevel import checkpoint
 
 from ecs_worker import __version__
 from ecs_worker.aws.session import Aws
-from ecs_worker.errors import PrefectError
+from ecs_worker.errors import PrefectError, PrefectNotFound, UserError
 from ecs_worker.lifecycle.adopt import Adopt
 from ecs_worker.lifecycle.cancel import Cancel
 from ecs_worker.lifecycle.claim import Claim
@@ -121,7 +121,7 @@ def build(
 ) -> Parts:
     """Put the parts together. Nothing is asked and no loop runs yet; `clock` is what they judge time by."""
     ledger = Ledger(limit=settings.limit, max_launching=settings.max_launching, clock=clock)
-    heartbeat = Heartbeat(api, settings, prefect.api_url)
+    heartbeat = Heartbeat(api, settings, prefect.shown_url)
     run_logs = RunLogs(api)
     events = EventFeed(api, settings.name, heartbeat)
     output = ContainerOutput(aws, run_logs, ledger)
@@ -184,7 +184,7 @@ class Worker:
                 await parts.heartbeat.begin()
             name, pool = self._settings.name, self._settings.pool
             log.info(
-                "Worker %s %s takes flow runs of work pool %s at %s.", name, __version__, pool, self._prefect.api_url
+                "Worker %s %s takes flow runs of work pool %s at %s.", name, __version__, pool, self._prefect.shown_url
             )
             parts.events.started()
             await self._live(parts)
@@ -237,7 +237,15 @@ class Worker:
 
     async def _take_in_once(self, parts: Parts) -> None:
         """One poll, then wait for the ends and the last lines of what it gave."""
-        await parts.poll.look()
+        try:
+            await parts.poll.look()
+        except PrefectNotFound:
+            queues = f", or a queue of {', '.join(self._settings.work_queues)}," if self._settings.work_queues else ""
+            raise UserError(
+                f"The work pool {self._settings.pool}{queues} does not exist: create or correct it."
+            ) from None
+        except PrefectError as error:
+            raise UserError(f"Scheduled runs can't be read: {error}. Try again later.") from None
         await checkpoint()  # the claims have begun, and hold their slots, after this
         while (len(parts.ledger) or len(parts.output)) and not self.stopping.is_set():
             with anyio.move_on_after(1.0):

@@ -55,7 +55,10 @@ class Claim:
         """
         clock = self._ledger.clock
         if clock() - polled_at > CLAIMABLE_FOR:
-            return None  # the next poll tells whether it is still there
+            polled_at, found = clock(), await self._read_again(scheduled)
+            if found is None:
+                return None
+            scheduled = found
         run = run_of(scheduled, uuid4(), clock)
         self._ledger.take(run)
         state = None
@@ -90,6 +93,20 @@ class Claim:
             # Still Pending by our claim: the next worker's `adopt` launches it.
             log.warning("%s could not be given back, it will be adopted: %s", run.label, error)
         self._ledger.drop(run)
+
+    async def _read_again(self, scheduled: FlowRun) -> FlowRun | None:
+        """A run of a poll that took long, if it still waits as it did then."""
+        try:
+            now = await self._api.read_run(scheduled.id)
+        except PrefectError as error:
+            log.warning(
+                "%s was polled long ago and can't be read again, so it is not claimed: %s", scheduled.name, error
+            )
+            return None
+        if now is None or now.state_type is not StateType.SCHEDULED:
+            log.debug("%s was polled long ago, and others have it by now.", scheduled.name)
+            return None
+        return now
 
     async def _propose(self, claim: ClaimedRun) -> RunState | None:
         """The Pending state that is ours; None if the run isn't."""

@@ -15,8 +15,10 @@ import anyio
 
 from ecs_worker.errors import AwsError, EcsWorkerError, LaunchFailed, NotOurs
 from ecs_worker.lifecycle.loops import guarded
+from ecs_worker.lifecycle.patience import Refused
 from ecs_worker.lifecycle.run import decide
 from ecs_worker.lifecycle.run.decide import Crash, Drop, Release, Stop, Unknown, Watch
+from ecs_worker.model import AwsFailure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -126,7 +128,9 @@ class Way:
         try:
             return await self._steps.launch.start(run, request, definition)
         except AwsError as error:
-            self._steps.define.heed(request, error)
+            if self._steps.define.heed(request, error):
+                gone = "its task definition was deregistered; another one is registered"
+                raise Refused(AwsFailure(reason=gone)) from None
             raise
 
     # -- without a task

@@ -53,9 +53,19 @@ async def test_a_slow_claim_of_a_run_that_still_waits_holds(api: PrefectClient, 
     assert (await admin.read_run(run_id))["state_type"] == "PENDING"
 
 
-async def test_a_run_of_an_old_poll_is_not_claimed(api: PrefectClient, admin: Admin) -> None:
+async def test_a_run_of_an_old_poll_is_read_again_and_claimed(api: PrefectClient, admin: Admin) -> None:
     pool, run_id = await scheduled(admin)
     [polled] = await api.scheduled_runs(pool)
     claim = claim_of(api, Ledger(limit=None, max_launching=10))
-    assert await claim.take(polled, time.monotonic() - CLAIMABLE_FOR - 1) is None
-    assert (await admin.read_run(run_id))["state_type"] == "SCHEDULED"
+    assert await claim.take(polled, time.monotonic() - CLAIMABLE_FOR - 1) is not None
+    assert (await admin.read_run(run_id))["state_type"] == "PENDING"
+
+
+async def test_what_others_took_since_an_old_poll_is_not_claimed(api: PrefectClient, admin: Admin) -> None:
+    pool, run_id = await scheduled(admin)
+    [polled] = await api.scheduled_runs(pool)
+    for state in ("PENDING", "RUNNING", "COMPLETED"):
+        await admin.set_state(run_id, state)
+    ledger = Ledger(limit=None, max_launching=10)
+    assert await claim_of(api, ledger).take(polled, time.monotonic() - CLAIMABLE_FOR - 1) is None
+    assert ((await admin.read_run(run_id))["state_type"], len(ledger)) == ("COMPLETED", 0)

@@ -45,6 +45,7 @@ from ecs_worker.lifecycle.journal.run_logs import RunLogs
 from ecs_worker.lifecycle.launch import Launch
 from ecs_worker.lifecycle.listen import Listener
 from ecs_worker.lifecycle.locate import Locate
+from ecs_worker.lifecycle.loops import PULSE, Pulse
 from ecs_worker.lifecycle.patience import Patience
 from ecs_worker.lifecycle.poll import Poll
 from ecs_worker.lifecycle.rendering.render import Render
@@ -89,6 +90,7 @@ class Parts:
     cancel: Cancel
     cleanup: Cleanup
     renewal: Renewal
+    pulse: Pulse
 
     @property
     def loops(self) -> tuple[Callable[[], Coroutine[Any, Any, None]], ...]:
@@ -158,6 +160,7 @@ def build(
         cancel=Cancel(api, ledger, watch, settings, heartbeat),
         cleanup=Cleanup(api, aws, ledger, locate, watch, heartbeat.channel),
         renewal=Renewal(api, ledger),
+        pulse=Pulse(clock),
     )
 
 
@@ -187,6 +190,7 @@ class Worker:
                 "Worker %s %s takes flow runs of work pool %s at %s.", name, __version__, pool, self._prefect.shown_url
             )
             parts.events.started()
+            PULSE.set(parts.pulse)
             await self._live(parts)
             log.info("Worker %s has stopped; ECS tasks that still run go on.", name)
 

@@ -53,6 +53,7 @@ UNSETTLED = (StateType.PENDING, StateType.CANCELLING)
 HELD_STATES = frozenset({*UNSETTLED, StateType.RUNNING})
 AWAITING_RETRY = "AwaitingRetry"  # Prefect's name of the state of runs that wait in their container
 TAKEN_AT_ONCE = 10  # runs
+LONGEST_LOOK = 3600.0  # seconds: ten thousand runs of a dead colleague, within the Prefect API's limits
 READ_AT_ONCE = 200  # the server's page
 ODD_BEAT = 3.0  # seconds by which the server's word of our heartbeats may differ from ours
 
@@ -159,7 +160,8 @@ class Adopt:
     async def run(self) -> None:
         """Look at the start and every `adopt_seconds`."""
         trouble = "Runs without a worker can't be looked for now"
-        await every(self._settings.adopt_seconds, self.look, trouble=trouble, at_once=True)
+        seconds = self._settings.adopt_seconds
+        await every(seconds, self.look, trouble=trouble, at_once=True, hangs_after=LONGEST_LOOK)
 
     async def look(self) -> None:
         """One look. Raises PrefectError.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def launch(scene: Scene) -> Run:
-    run = scene.claimed()
+    run = scene.claimed(deployment_id=UUID(scene.api.deployment["id"]))
     async with scene.parts.way.open(20):
         scene.parts.way.send(run)
         await until(lambda: run.phase not in UNLAUNCHED)
@@ -49,7 +50,7 @@ async def test_what_the_worker_retires_itself_is_not_asked_for_again(scene: Scen
         await scene.watch()
         await scene.report()
         assert run.id not in scene.parts.ledger
-    assert scene.asked("RunTask") == 3
+    assert (scene.asked("RunTask"), scene.asked("DeregisterTaskDefinition")) == (3, 3)
 
 
 async def test_a_definition_that_the_job_names_ends_the_run_with_its_name(scene: Scene) -> None:

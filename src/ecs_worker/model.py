@@ -26,6 +26,33 @@ class Phase(StrEnum):
     ABANDONED = "abandoned"  # there is no task and will be none; the run's end is not told yet
 
 
+DEFAULT_CLUSTER = "default"  # where ECS runs tasks whose cluster nobody names
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a worker is: what its jobs run in, where they say nothing else.
+
+    `region` and `account` are empty where they can't be told. `cluster` is a name or an ARN.
+    """
+
+    region: str
+    account: str
+    cluster: str = DEFAULT_CLUSTER
+
+    def __str__(self) -> str:
+        return f"{self.region or '?'}, {self.account or '?'}, {self.cluster}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Read what `str` writes; None for any other text."""
+        match text.split(", "):
+            case [region, account, cluster]:
+                return cls(region.strip("?"), account.strip("?"), cluster)
+            case _:
+                return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedRun:
     """A flow run that is Pending by this worker's claim.
@@ -42,6 +69,7 @@ class ClaimedRun:
     job_variables: Mapping[str, Any]  # the run's own, not the deployment's
     tags: tuple[str, ...] = ()
     named_before: str = ""  # the task of an earlier attempt, which the run named when it was claimed
+    claimed_in: Place | None = None  # where its claimant was, if that was another worker
 
     def client_token(self, attempt: int) -> str:
         """RunTask's idempotency token: at most 64 characters (RunTask, `clientToken`)."""
@@ -139,11 +167,12 @@ class AwsTarget:
 
     credentials: AwsCredentials | None = None
     region: str | None = None
+    key: tuple[str, str] = field(init=False, repr=False)
+    """Equal for targets that share clients, caches and quotas. Made once: sweeps compare it for every run."""
 
-    @property
-    def key(self) -> tuple[str, str]:
-        """Equal for targets that share clients, caches and quotas."""
-        return (self.credentials.fingerprint if self.credentials else "", self.region or "")
+    def __post_init__(self) -> None:
+        fingerprint = self.credentials.fingerprint if self.credentials else ""
+        object.__setattr__(self, "key", (fingerprint, self.region or ""))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AwsTarget) and self.key == other.key

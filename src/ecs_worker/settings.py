@@ -93,6 +93,12 @@ class PrefectSettings(BaseSettings):
             raise ValueError(message)
         return value
 
+    @property
+    def shown_url(self) -> str:
+        """`api_url` as it may be told: without what stands before an @."""
+        parts = urlsplit(self.api_url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -32,7 +32,7 @@ from anyio.lowlevel import checkpoint
 
 from ecs_worker import __version__
 from ecs_worker.aws.session import Aws
-from ecs_worker.errors import PrefectError
+from ecs_worker.errors import PrefectError, PrefectNotFound, UserError
 from ecs_worker.lifecycle.adopt import Adopt
 from ecs_worker.lifecycle.cancel import Cancel
 from ecs_worker.lifecycle.claim import Claim
@@ -45,6 +45,7 @@ from ecs_worker.lifecycle.journal.run_logs import RunLogs
 from ecs_worker.lifecycle.launch import Launch
 from ecs_worker.lifecycle.listen import Listener
 from ecs_worker.lifecycle.locate import Locate
+from ecs_worker.lifecycle.loops import PULSE, Pulse
 from ecs_worker.lifecycle.patience import Patience
 from ecs_worker.lifecycle.poll import Poll
 from ecs_worker.lifecycle.rendering.render import Render
@@ -89,6 +90,7 @@ class Parts:
     cancel: Cancel
     cleanup: Cleanup
     renewal: Renewal
+    pulse: Pulse
 
     @property
     def loops(self) -> tuple[Callable[[], Coroutine[Any, Any, None]], ...]:
@@ -121,17 +123,17 @@ def build(
 ) -> Parts:
     """Put the parts together. Nothing is asked and no loop runs yet; `clock` is what they judge time by."""
     ledger = Ledger(limit=settings.limit, max_launching=settings.max_launching, clock=clock)
-    heartbeat = Heartbeat(api, settings, prefect.api_url)
+    heartbeat = Heartbeat(api, settings, prefect.shown_url)
     run_logs = RunLogs(api)
     events = EventFeed(api, settings.name, heartbeat)
     output = ContainerOutput(aws, run_logs, ledger)
     journal = Journal(run_logs, events, output, settings.name)
 
     render = Render(api, aws, settings, prefect, heartbeat)
-    locate = Locate(aws, render)
+    locate = Locate(aws, render, settings.cluster)
     patience = Patience(api, journal, stopping)
     steps = Steps(
-        claim=Claim(api, ledger, journal, settings.name),
+        claim=Claim(api, ledger, journal, settings.name, lambda: locate.home),
         render=render,
         define=Define(aws),
         launch=Launch(aws, ledger, locate, patience),
@@ -151,13 +153,14 @@ def build(
         steps=steps,
         way=way,
         poll=Poll(api, ledger, settings, way.send_scheduled),
-        adopt=Adopt(api, ledger, locate, way, settings),
+        adopt=Adopt(api, ledger, locate, way, settings, heartbeat),
         watch=watch,
         listener=Listener(aws, ledger, watch, settings.events_queue) if settings.events_queue else None,
-        report=Report(api, ledger, steps.define, journal, way, settings.report_grace_seconds),
+        report=Report(api, ledger, journal, locate, way, settings.report_grace_seconds),
         cancel=Cancel(api, ledger, watch, settings, heartbeat),
         cleanup=Cleanup(api, aws, ledger, locate, watch, heartbeat.channel),
         renewal=Renewal(api, ledger),
+        pulse=Pulse(clock),
     )
 
 
@@ -179,12 +182,15 @@ class Worker:
             aws = await stack.enter_async_context(Aws())
             await aws.check()
             self.parts = parts = build(self._settings, self._prefect, api, aws, stopping=self.stopping)
-            await parts.heartbeat.begin()
+            async with anyio.create_task_group() as beginnings:
+                beginnings.start_soon(parts.locate.settle)
+                await parts.heartbeat.begin()
             name, pool = self._settings.name, self._settings.pool
             log.info(
-                "Worker %s %s takes flow runs of work pool %s at %s.", name, __version__, pool, self._prefect.api_url
+                "Worker %s %s takes flow runs of work pool %s at %s.", name, __version__, pool, self._prefect.shown_url
             )
             parts.events.started()
+            PULSE.set(parts.pulse)
             await self._live(parts)
             log.info("Worker %s has stopped; ECS tasks that still run go on.", name)
 
@@ -214,14 +220,36 @@ class Worker:
             await self._take_in_once(parts)
             return
         async with anyio.create_task_group() as intake:
+            if self._settings.limit is not None:
+                await self._look_first(parts)
             intake.start_soon(parts.poll.run)
             intake.start_soon(parts.adopt.run)
             await self.stopping.wait()
             intake.cancel_scope.cancel()
 
+    async def _look_first(self, parts: Parts) -> None:
+        """A limit holds over restarts: what the last worker left takes its slots before anything new does."""
+        while not self.stopping.is_set():
+            try:
+                await parts.adopt.look()
+            except PrefectError as error:
+                log.warning("Runs without a worker can't be looked for, so none is taken yet: %s", error)
+            else:
+                return
+            with anyio.move_on_after(self._settings.adopt_seconds):
+                await self.stopping.wait()
+
     async def _take_in_once(self, parts: Parts) -> None:
         """One poll, then wait for the ends and the last lines of what it gave."""
-        await parts.poll.look()
+        try:
+            await parts.poll.look()
+        except PrefectNotFound:
+            queues = f", or a queue of {', '.join(self._settings.work_queues)}," if self._settings.work_queues else ""
+            raise UserError(
+                f"The work pool {self._settings.pool}{queues} does not exist: create or correct it."
+            ) from None
+        except PrefectError as error:
+            raise UserError(f"Scheduled runs can't be read: {error}. Try again later.") from None
         await checkpoint()  # the claims have begun, and hold their slots, after this
         while (len(parts.ledger) or len(parts.output)) and not self.stopping.is_set():
             with anyio.move_on_after(1.0):

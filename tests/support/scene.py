@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ecs_worker.aws.ecs import task_facts
 from ecs_worker.lifecycle.run.run import Run
@@ -13,12 +13,19 @@ from support.simulator.helpers import run_task
 if TYPE_CHECKING:
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.prefect_api.schemas import FlowRun
+    from ecs_worker.settings import WorkerSettings
     from ecs_worker.worker import Parts
     from support.servers.canned import CannedApi
     from support.simulator import AwsSimulator
 
 POOL = "pool"
 LATER = 20.0  # seconds, after which every task is due to be looked at
+
+
+class MakeScene(Protocol):
+    """Makes a scene whose worker has these settings, and is in `region`."""
+
+    async def __call__(self, settings: WorkerSettings, *, region: str = "us-east-1") -> Scene: ...
 
 
 class Scene:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import os
 import uuid
 from contextlib import AsyncExitStack, suppress
@@ -41,6 +42,7 @@ from ecs_worker.aws.logs import Logs
 from ecs_worker.aws.s3 import S3
 from ecs_worker.aws.service import Service
 from ecs_worker.aws.sqs import LONG_POLL, Sqs
+from ecs_worker.aws.sts import Sts
 from ecs_worker.errors import AwsError, UserError
 from ecs_worker.model import AwsCredentials, AwsTarget
 from ecs_worker.verdicts.classify import is_throttle
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ecs_worker.aws.limits import Bucket
+
+log = logging.getLogger(__name__)
 
 # Seconds. With the standard three attempts a call answers or fails within about 90 seconds.
 _CONNECT_TIMEOUT = 5
@@ -62,6 +66,7 @@ _CONNECTIONS = 100
 # Checked here, so that a wrong one stops the worker at its start; of others botocore complains on first use.
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_ECS")
 _OWN = AwsTarget()
+_ACCOUNT_TIMEOUT = 5.0  # seconds; in a private network STS may be out of reach
 _S = TypeVar("_S", bound=Service)
 
 
@@ -77,6 +82,7 @@ class Aws:
         self._sessions: dict[str, aioboto3.Session] = {}
         self._models: Any = None  # botocore's service models, parsed once for all sessions
         self._services: dict[tuple[str, AwsTarget], Service] = {}
+        self._accounts: dict[str, str] = {}  # by the credentials' fingerprint
         self._making: dict[tuple[str, AwsTarget], anyio.Lock] = {}
 
     async def __aenter__(self) -> Self:
@@ -115,6 +121,18 @@ class Aws:
         with translated("region"):
             configured: str | None = self._session(target.credentials).region_name
         return target.region or configured
+
+    async def account(self, target: AwsTarget = _OWN) -> str:
+        """The account that the target's credentials belong to; empty if that can't be told now. Asked once each."""
+        key = target.key[0]
+        if key not in self._accounts:
+            try:
+                with anyio.fail_after(_ACCOUNT_TIMEOUT):
+                    self._accounts[key] = await (await self._service(Sts, target)).account()
+            except (AwsError, TimeoutError, UserError) as error:
+                log.debug("STS doesn't tell whose credentials these are: %s", error)
+                return ""
+        return self._accounts[key]
 
     async def ecs(self, target: AwsTarget = _OWN) -> Ecs:
         """ECS in that account and Region."""

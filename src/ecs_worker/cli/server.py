@@ -34,8 +34,8 @@ async def prefect_api(settings: PrefectSettings) -> AsyncIterator[PrefectClient]
             yield api
     except PrefectUnauthorized as error:
         raise UserError(
-            f"The Prefect API at {settings.api_url} refuses the credentials ({error}). Check PREFECT_API_KEY, or "
+            f"The Prefect API at {settings.shown_url} refuses the credentials ({error}). Check PREFECT_API_KEY, or "
             "PREFECT_API_AUTH_STRING for a server that asks for user:password."
         ) from None
     except PrefectError as error:
-        raise UserError(f"The Prefect API at {settings.api_url} did not do what was asked: {error}.") from None
+        raise UserError(f"The Prefect API at {settings.shown_url} did not do what was asked: {error}.") from None

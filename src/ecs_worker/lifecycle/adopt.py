@@ -1,12 +1,14 @@
 """Adopt: take up the runs that no live worker holds, after a restart or a colleague's death.
 
-All it needs stands on the Prefect server and in ECS: the claim id and the claimant's name in the run's state, the
-task in `infrastructure_pid` or under the claim's `startedBy`. Two workers that adopt the same run do no harm: they
-describe the same task, and a launch repeats the same clientToken.
+All it needs stands on the Prefect server and in ECS: the claim id, the claimant's name and its place in the run's
+state, the task in `infrastructure_pid` or under the claim's `startedBy`. Two workers that adopt the same run do no
+harm: they describe the same task, and a launch repeats the same clientToken.
 
-- With a task identifier: the task is watched.
-- Without: the claim's task is looked up; found, it is watched and its name written; not found, it is launched with
-  the same claim id.
+- With a task identifier: the task is watched, where its ARN says it is.
+- Without: the claim's task is looked up where the claimant was; found, it is watched and its name written; not found,
+  it is launched there with the same claim id.
+
+A worker takes up only runs of its own work queues, and only what it can ask ECS about.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
@@ -23,14 +27,14 @@ from ecs_worker.errors import AwsError, JobInvalid, PrefectError, PrefectNotFoun
 from ecs_worker.lifecycle.claim import undo_if_ended
 from ecs_worker.lifecycle.loops import every, guarded
 from ecs_worker.lifecycle.run import decide
-from ecs_worker.lifecycle.run.claims import latest_claim, recorded_run
+from ecs_worker.lifecycle.run.claims import WAITING, claim_in, latest_claim, recorded_run
 from ecs_worker.lifecycle.run.decide import Crash, Launch
 from ecs_worker.lifecycle.sign import WORKER_LABEL
 from ecs_worker.model import TaskFacts, TaskName
 from ecs_worker.prefect_api.schemas import StateType
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable, Sequence
     from uuid import UUID
 
     from ecs_worker.lifecycle.locate import Locate
@@ -39,28 +43,53 @@ if TYPE_CHECKING:
     from ecs_worker.lifecycle.run.run import Run
     from ecs_worker.lifecycle.way import Way
     from ecs_worker.prefect_api.client import PrefectClient
-    from ecs_worker.prefect_api.schemas import FlowRun
+    from ecs_worker.prefect_api.schemas import FlowRun, Worker
     from ecs_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
 EVERYTHING_EVERY = 900.0  # seconds between two looks at all runs of the pool, while no worker goes
 UNSETTLED = (StateType.PENDING, StateType.CANCELLING)
+HELD_STATES = frozenset({*UNSETTLED, StateType.RUNNING})
+AWAITING_RETRY = "AwaitingRetry"  # Prefect's name of the state of runs that wait in their container
 TAKEN_AT_ONCE = 10  # runs
+LONGEST_LOOK = 3600.0  # seconds: ten thousand runs of a dead colleague, within the Prefect API's limits
 READ_AT_ONCE = 200  # the server's page
+ODD_BEAT = 3.0  # seconds by which the server's word of our heartbeats may differ from ours
 
 
-def chosen(run_id: UUID, workers: Collection[str]) -> str | None:
-    """The one of the live workers that takes up a run: rendezvous hashing, the same answer for all who ask."""
-    return max(workers, key=lambda name: hashlib.sha256(f"{name} {run_id}".encode()).digest(), default=None)
+class Beats(Protocol):
+    """This worker's own heartbeats."""
+
+    @property
+    def beat_at(self) -> float | None:
+        """When the last one was sent, in seconds of a clock that never goes back."""
 
 
-def mine(run: FlowRun, claim: ClaimRecord | None, live: Collection[str], me: str, *, settle: float) -> bool:
+class Outcome(Enum):
+    """What a look made of an orphan."""
+
+    DONE = "done"  # taken up, or nobody need look again
+    THEIRS = "theirs"  # a live worker looks after it, or will
+    EXPECTED = "expected"  # it will be this worker's, unless its own worker still shows up
+    OPEN = "open"  # could not be settled now: the next look has to see it again, whatever it is
+
+
+def ranking(run_id: UUID, workers: Collection[str]) -> list[str]:
+    """Who is to take up a run, first choice first: rendezvous hashing, the same answer for all who ask."""
+    return sorted(workers, key=lambda name: hashlib.sha256(f"{name} {run_id}".encode()).digest(), reverse=True)
+
+
+def mine(
+    run: FlowRun, claim: ClaimRecord | None, live: Collection[str], me: str, *, settle: float, waited: float = 0.0
+) -> bool:
     """Whether the worker called `me` is to take up the run. `live` are the workers that beat, `me` among them.
 
     A live claimant looks after its own, and so does a live worker whose label the run bears: it launched it or took
     it up. (A label may also be left from an earlier attempt; then that worker takes the run up by the second rule.)
-    A claim without a task is left alone for `settle` seconds: its worker may be about to launch.
+    A claim without a task is left alone for `settle` seconds: its worker may be about to launch. A worker that is not
+    the first choice waits another `settle` for each one before it (`waited`: since it saw the orphan first), as those
+    may serve other queues, or be out of reach of the task.
     """
     claimed_by = claim.worker if claim is not None else None
     label = run.labels.get(WORKER_LABEL)
@@ -72,26 +101,67 @@ def mine(run: FlowRun, claim: ClaimRecord | None, live: Collection[str], me: str
         return True
     if claimed_by in live or label in live:
         return False
-    return chosen(run.id, live) == me
+    return waited >= settle * ranking(run.id, live).index(me)
+
+
+@dataclass(slots=True)
+class Colleagues:
+    """The pool's workers, as the looks have seen them. Memory only: after a restart all have to show up again."""
+
+    online: frozenset[str] = frozenset()
+    gone: bool = True  # at the last look one was missing that was there before; so it is at the first look
+    _beats: dict[str, object] = field(default_factory=dict)
+    _proven: set[str] = field(default_factory=set)
+
+    def saw(self, workers: Iterable[Worker], me: str) -> None:
+        """Take in the list of those that are ONLINE."""
+        online = {worker.name: worker.last_heartbeat_time for worker in workers if worker.status == "ONLINE"}
+        now = frozenset(online) | {me}
+        self.gone = bool(self.online - now) or not self.online
+        self._proven = {name for name, beat in online.items() if name in self._proven or self._beat_again(name, beat)}
+        self.online, self._beats = now, dict(online)
+
+    def doubtful(self, me: str) -> frozenset[str]:
+        """Those that are ONLINE and have not beaten since the first look: they may have died a moment ago."""
+        return self.online - self._proven - {me}
+
+    def _beat_again(self, name: str, beat: object) -> bool:
+        return name in self._beats and self._beats[name] != beat
 
 
 class Adopt:
     """Looks for orphans."""
 
-    def __init__(self, api: PrefectClient, ledger: Ledger, locate: Locate, way: Way, settings: WorkerSettings) -> None:
+    def __init__(
+        self,
+        api: PrefectClient,
+        ledger: Ledger,
+        locate: Locate,
+        way: Way,
+        settings: WorkerSettings,
+        beats: Beats,
+    ) -> None:
         self._api = api
         self._ledger = ledger
         self._locate = locate
         self._way = way
         self._settings = settings
-        self._live: frozenset[str] = frozenset()
+        self._beats = beats
+        self._colleagues = Colleagues()
         self._looked_at_all = -math.inf
-        self._open = False
+        self._open: set[UUID] = set()
+        self._since: dict[UUID, float] = {}  # orphan → when it was seen first
+        self._theirs: dict[UUID, UUID | None] = {}  # claimed by a live colleague → by which claim's state
+        self._said: set[UUID] = set()
+        self._own_beat: tuple[datetime, float] | None = None
+        self._twin_told = False
+        self._doubted = False  # at the last look slots were kept for what others may leave
 
     async def run(self) -> None:
         """Look at the start and every `adopt_seconds`."""
         trouble = "Runs without a worker can't be looked for now"
-        await every(self._settings.adopt_seconds, self.look, trouble=trouble, at_once=True)
+        seconds = self._settings.adopt_seconds
+        await every(seconds, self.look, trouble=trouble, at_once=True, hangs_after=LONGEST_LOOK)
 
     async def look(self) -> None:
         """One look. Raises PrefectError.
@@ -99,62 +169,122 @@ class Adopt:
         Pending and Cancelling runs are few and can't wait. All that run are listed only when a worker has gone (or
         at the start), since a pool may have thousands, and once in a while for safety.
         """
-        pool, now = self._settings.pool, self._ledger.clock()
-        online = await self._api.workers(pool, status="ONLINE")
-        live = frozenset(worker.name for worker in online if worker.status == "ONLINE") | {self._settings.name}
-        everything = self._open or bool(self._live - live) or now - self._looked_at_all >= EVERYTHING_EVERY
+        me, pool = self._settings.name, self._settings.pool
+        workers = await self._api.workers(pool, status="ONLINE")
+        self._look_for_twin(workers)
+        self._colleagues.saw(workers, me)
+        now = self._ledger.clock()
+        doubt = self._settings.limit is not None and bool(self._colleagues.doubtful(me))
+        doubted, self._doubted = self._doubted, doubt
+        everything = self._colleagues.gone or doubt or doubted or now - self._looked_at_all >= EVERYTHING_EVERY
+        orphans = [run_id for run_id in await self._list(everything) if run_id not in self._ledger]
+        self._since = {run_id: self._since.get(run_id, now) for run_id in orphans}
+        self._theirs = {run_id: state for run_id, state in self._theirs.items() if run_id in self._since}
+        self._said &= self._since.keys()
+        outcomes = await self._consider_all(orphans)
+        self._open = {run_id for run_id, outcome in outcomes.items() if outcome is Outcome.OPEN}
+        self._open |= {run_id for run_id, outcome in outcomes.items() if outcome is Outcome.EXPECTED}
+        if everything:
+            self._ledger.reserve(sum(outcome is Outcome.EXPECTED for outcome in outcomes.values()))
+            self._looked_at_all = self._ledger.clock()
+
+    async def _list(self, everything: bool) -> list[UUID]:
+        pool, queues = self._settings.pool, self._settings.work_queues
         states = (*UNSETTLED, StateType.RUNNING) if everything else UNSETTLED
-        orphans = [run_id for run_id in await self._api.run_ids(pool=pool, states=states) if run_id not in self._ledger]
+        found = await self._api.run_ids(pool=pool, states=states, queues=queues)
+        if everything:
+            found += await self._api.run_ids(
+                pool=pool, states=(StateType.SCHEDULED,), queues=queues, named=AWAITING_RETRY
+            )
+        return list(dict.fromkeys([*found, *self._open]))
+
+    async def _consider_all(self, orphans: Sequence[UUID]) -> dict[UUID, Outcome]:
         limiter = anyio.CapacityLimiter(TAKEN_AT_ONCE)
-        self._open = True  # until all is known: a run that is Pending now may be Running at the next look
-        settled: list[bool] = []
+        outcomes: dict[UUID, Outcome] = {}
 
         async def consider(run: FlowRun) -> None:
             async with limiter:
-                settled.append(await self._consider(run, live))
+                outcomes[run.id] = await self._consider(run)
 
         # A few at a time are read whole: a dead worker may have left ten thousand.
         for start in range(0, len(orphans), READ_AT_ONCE):
             some = orphans[start : start + READ_AT_ONCE]
             async with anyio.create_task_group() as looks:
-                for run in await self._api.runs(pool=pool, states=states, ids=some):
+                for run in await self._api.runs(pool=self._settings.pool, ids=some):
                     looks.start_soon(consider, run)
-        self._live = live
-        self._open = not all(settled)
-        if everything:
-            self._looked_at_all = self._ledger.clock()
+        return outcomes
 
-    async def _consider(self, orphan: FlowRun, live: Collection[str]) -> bool:
-        """Take the run up if it is this worker's to take. False: the next look has to see it again, whatever it is."""
-        if (holder := orphan.labels.get(WORKER_LABEL)) in live and holder != self._settings.name:
-            return True  # a live worker launched it, or took it up; no need to read its history
+    async def _consider(self, orphan: FlowRun) -> Outcome:
+        """Take the run up if it is this worker's to take."""
+        in_container = orphan.state_type is StateType.SCHEDULED and orphan.in_process
+        if orphan.id in self._ledger or not (orphan.state_type in HELD_STATES or in_container):
+            return Outcome.DONE
         with guarded(orphan.name):
             try:
-                return await self._take_up(orphan, live)
-            except UserError as error:
-                log.warning("%s can't be adopted: %s", orphan.name, error)
-                return True
+                return await self._take_up(orphan)
             except (PrefectError, AwsError) as error:
-                log.warning("%s can't be adopted yet: %s", orphan.name, error)
-        return False
+                self._say_once(orphan, f"can't be adopted yet: {error}")
+                return Outcome.OPEN
+            except UserError as error:
+                self._say_once(orphan, f"can't be watched from here: {error}")
+        return Outcome.DONE
 
-    async def _take_up(self, orphan: FlowRun, live: Collection[str]) -> bool:
+    async def _take_up(self, orphan: FlowRun) -> Outcome:
         me, settle = self._settings.name, self._settings.settle_seconds
-        states = await self._api.state_history(orphan.id)
-        claim = latest_claim(states, datetime.now(UTC))
-        if not mine(orphan, claim, live, me, settle=settle):
-            return claim is None or claim.age >= settle or (claim.worker in live and claim.worker != me)
-        run = recorded_run(orphan, claim, self._ledger.clock)
+        live = self._colleagues.online
+        if (outcome := self._known(orphan)) is not None:
+            return outcome
+        name = TaskName.read(orphan.infrastructure_pid)
+        begun = orphan.state_type is not StateType.PENDING and name is not None
+        # What runs and names its task needs no history: should it end badly, `report` asks before it judges.
+        states = [] if begun else await self._api.state_history(orphan.id)
+        claim = None if begun else latest_claim(states, datetime.now(UTC))
+        waited = self._ledger.clock() - self._since.get(orphan.id, self._ledger.clock())
+        if not mine(orphan, claim, live, me, settle=settle, waited=waited):
+            return self._not_mine(orphan, claim)
+        run = recorded_run(orphan, claim, self._ledger.clock, proven=not begun)
         pending = claim is not None and orphan.state_type is StateType.PENDING
         if pending and await undo_if_ended(self._api, run.claim, states):
-            return True  # the claimant died before it could do so
-        name = TaskName.read(orphan.infrastructure_pid)
+            return Outcome.DONE  # the claimant died before it could do so
         if name is not None and await self._is_its_task(run, claim, name):
-            run.placed(await self._locate.placement_of(run.claim, name))
-            await self._way.adopt(run, TaskFacts(arn=name.arn), name)  # the next sweep describes it
-        elif claim is not None:
-            await self._find_or_launch(orphan, run, claim)
-        return True
+            return await self._watch(orphan, run, name)
+        if claim is not None:
+            return await self._find_or_launch(orphan, run, claim)
+        return Outcome.DONE
+
+    def _known(self, orphan: FlowRun) -> Outcome | None:
+        """What label, message or an earlier look say already: no need to read the run's history."""
+        me, live = self._settings.name, self._colleagues.online
+        doubtful = self._colleagues.doubtful(me)
+        holder = orphan.labels.get(WORKER_LABEL)
+        if holder in live and holder != me:
+            return self._expected_from(orphan, holder, doubtful)
+        if orphan.state_type is StateType.PENDING:
+            claim = claim_in(orphan)
+            if claim is not None and claim.worker in live and claim.worker != me:
+                self._theirs[orphan.id] = claim.claim_id
+                return self._expected_from(orphan, claim.worker, doubtful)
+            waits = orphan.state is not None and orphan.state.name == WAITING
+            if waits and orphan.id in self._theirs:
+                return Outcome.THEIRS
+        return None
+
+    def _expected_from(self, orphan: FlowRun, holder: str, doubtful: Collection[str]) -> Outcome:
+        """A run that another worker holds will be this worker's, should that one turn out to be dead."""
+        heirs = self._colleagues.online - frozenset(doubtful)
+        heir = ranking(orphan.id, heirs)[0] == self._settings.name
+        return Outcome.EXPECTED if holder in doubtful and heir and self._settings.limit else Outcome.THEIRS
+
+    def _not_mine(self, orphan: FlowRun, claim: ClaimRecord | None) -> Outcome:
+        live, me = self._colleagues.online, self._settings.name
+        if claim is None and not orphan.infrastructure_pid:
+            return Outcome.THEIRS  # no worker of ours has claimed it
+        if claim is not None and claim.worker in live and claim.worker != me:
+            self._theirs[orphan.id] = claim.claim_id
+            return Outcome.THEIRS
+        # A claim too fresh to be taken up, or a colleague is to take it up first.
+        first = ranking(orphan.id, live)[0] == me or (claim is not None and claim.worker == me)
+        return Outcome.EXPECTED if first else Outcome.OPEN
 
     async def _is_its_task(self, run: Run, claim: ClaimRecord | None, name: TaskName) -> bool:
         """Whether this claim launched the task that the run names; the name may be an earlier attempt's."""
@@ -162,12 +292,24 @@ class Adopt:
             return True
         return await self._locate.is_of_claim(run.claim, name)
 
-    async def _find_or_launch(self, orphan: FlowRun, run: Run, claim: ClaimRecord) -> None:
+    async def _watch(self, orphan: FlowRun, run: Run, name: TaskName) -> Outcome:
+        placement = await self._locate.placement_of(run.claim, name)
+        if not await self._locate.reaches(placement.target, name.account):
+            self._say_once(orphan, f"can't be watched from here: its task is in account {name.account}.")
+            return Outcome.DONE
+        run.placed(placement)
+        await self._way.adopt(run, TaskFacts(arn=name.arn), name)  # the next sweep describes it
+        return Outcome.DONE
+
+    async def _find_or_launch(self, orphan: FlowRun, run: Run, claim: ClaimRecord) -> Outcome:
         task, obstacle = None, ""
         try:
             run.placed(await self._locate.place(run))
+            if claim.place is not None and not await self._locate.reaches(run.target, claim.place.account):
+                self._say_once(orphan, f"was claimed in {claim.place}, which can't be reached from here.")
+                return Outcome.DONE
             task = await self._locate.find(run)
-        except (JobInvalid, PrefectNotFound) as error:
+        except (JobInvalid, PrefectNotFound, UserError) as error:
             obstacle = str(error)
         except AwsError as error:
             if not decide.lets_launch_tell(error, orphan.state_type):
@@ -183,6 +325,7 @@ class Adopt:
                 case Crash(why):
                     run.abandoned(why)  # `report` ends it
                     self._ledger.take(run)
+        return Outcome.DONE
 
     async def _is_unchanged(self, orphan: FlowRun, claim: ClaimRecord) -> bool:
         """Whether the run is as it was when it was listed, an instant ago: not ended, given back, or taken."""
@@ -190,3 +333,26 @@ class Adopt:
             return False
         now = await self._api.read_run(orphan.id)
         return now is not None and now.state_id == orphan.state_id and orphan.id not in self._ledger
+
+    def _say_once(self, orphan: FlowRun, what: str) -> None:
+        level = logging.DEBUG if orphan.id in self._said else logging.WARNING
+        self._said.add(orphan.id)
+        log.log(level, "%s %s", orphan.name, what)
+
+    def _look_for_twin(self, workers: Iterable[Worker]) -> None:
+        """Two workers of one name would take each other's runs for their own: the server hears more than our beats."""
+        name, sent = self._settings.name, self._beats.beat_at
+        heard = next((worker.last_heartbeat_time for worker in workers if worker.name == name), None)
+        if heard is None or sent is None:
+            return
+        if self._own_beat is not None and not self._twin_told:
+            heard_before, sent_before = self._own_beat
+            if abs((heard - heard_before).total_seconds() - (sent - sent_before)) > ODD_BEAT:
+                self._twin_told = True
+                log.warning(
+                    "Another worker called %s seems to be alive in work pool %s: give each worker a --name of its own, "
+                    "or they take each other's runs for theirs.",
+                    name,
+                    self._settings.pool,
+                )
+        self._own_beat = (heard, sent)

@@ -7,9 +7,13 @@ own process does better. If the process dies here, the run is still Cancelling, 
 from __future__ import annotations
 
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING
 
+import anyio
+
 from ecs_worker.lifecycle.loops import every, guarded
+from ecs_worker.lifecycle.run.run import WATCHED
 from ecs_worker.model import Phase
 from ecs_worker.prefect_api.event_stream import cancelling_runs
 from ecs_worker.prefect_api.schemas import StateType
@@ -23,6 +27,9 @@ if TYPE_CHECKING:
     from ecs_worker.settings import WorkerSettings
 
 WHY = "It was cancelled."
+DELETED = "Its flow run was deleted."
+DELETED_EVERY = 60.0  # seconds
+COUNTED_AT_ONCE = 1_000  # runs
 
 
 class Cancel:
@@ -39,7 +46,10 @@ class Cancel:
 
     async def run(self) -> None:
         """Look for ever, every `cancel_seconds`; nothing is asked while nothing is held."""
-        await every(self._settings.cancel_seconds, self.look, trouble="Cancelled runs can't be read now")
+        async with anyio.create_task_group() as loops:
+            deleted = partial(every, DELETED_EVERY, self.look_for_deleted, trouble="Deleted runs can't be counted now")
+            loops.start_soon(deleted)
+            await every(self._settings.cancel_seconds, self.look, trouble="Cancelled runs can't be read now")
 
     async def listen(self) -> None:
         """Hear of cancelled runs by the server's event stream, where it has one."""
@@ -56,6 +66,23 @@ class Cancel:
                 if (run := self._ledger.get(found.id)) is not None:
                     run.cancel()
         await self._stop_due()
+
+    async def look_for_deleted(self) -> None:
+        """Stop the tasks of runs that users have deleted. Raises PrefectError.
+
+        They are counted, many to a call; read are only those among which one is missing.
+        """
+        launched = {run.id: run for run in self._ledger if run.phase in WATCHED and not run.stop_reason}
+        ids = list(launched)
+        for start in range(0, len(ids), COUNTED_AT_ONCE):
+            some = ids[start : start + COUNTED_AT_ONCE]
+            if await self._api.count_runs(some) == len(some):
+                continue
+            missing = set(some) - {run.id for run in await self._api.runs(ids=some)}
+            for run_id in missing:  # a bulk read may miss a run: only its own absence says that it was deleted
+                if await self._api.read_run(run_id) is None:
+                    with guarded(launched[run_id].label):
+                        await self._watch.stop(launched[run_id], DELETED)
 
     async def _stop_due(self) -> None:
         for run in self._ledger:

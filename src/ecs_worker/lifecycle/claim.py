@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from ecs_worker.errors import PrefectError, PrefectNotFound
-from ecs_worker.lifecycle.run.claims import CLAIMED_BY, ended_before, is_ours, run_of, still_pending
+from ecs_worker.lifecycle.run.claims import claim_message, ended_before, is_ours, run_of, still_pending
 from ecs_worker.prefect_api.schemas import ProposedState, StateType
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ecs_worker.lifecycle.journal.journal import Journal
     from ecs_worker.lifecycle.run.ledger import Ledger
     from ecs_worker.lifecycle.run.run import Run
-    from ecs_worker.model import ClaimedRun
+    from ecs_worker.model import ClaimedRun, Place
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.prefect_api.schemas import FlowRun, RunState
 
@@ -37,13 +37,16 @@ RELEASED_WITHIN = 10.0  # seconds for a claim to be given back
 
 
 class Claim:
-    """Claims one run at a time for the worker called `worker`."""
+    """Claims one run at a time for the worker called `worker`, which is in `place`."""
 
-    def __init__(self, api: PrefectClient, ledger: Ledger, journal: Journal, worker: str) -> None:
+    def __init__(
+        self, api: PrefectClient, ledger: Ledger, journal: Journal, worker: str, place: Callable[[], Place]
+    ) -> None:
         self._api = api
         self._ledger = ledger
         self._journal = journal
         self._worker = worker
+        self._place = place
 
     async def take(self, scheduled: FlowRun, polled_at: float) -> Run | None:
         """The run as held, or None if it isn't ours: another worker's, not due, deleted, or ended meanwhile.
@@ -52,7 +55,10 @@ class Claim:
         """
         clock = self._ledger.clock
         if clock() - polled_at > CLAIMABLE_FOR:
-            return None  # the next poll tells whether it is still there
+            polled_at, found = clock(), await self._read_again(scheduled)
+            if found is None:
+                return None
+            scheduled = found
         run = run_of(scheduled, uuid4(), clock)
         self._ledger.take(run)
         state = None
@@ -88,11 +94,24 @@ class Claim:
             log.warning("%s could not be given back, it will be adopted: %s", run.label, error)
         self._ledger.drop(run)
 
+    async def _read_again(self, scheduled: FlowRun) -> FlowRun | None:
+        """A run of a poll that took long, if it still waits as it did then."""
+        try:
+            now = await self._api.read_run(scheduled.id)
+        except PrefectError as error:
+            log.warning(
+                "%s was polled long ago and can't be read again, so it is not claimed: %s", scheduled.name, error
+            )
+            return None
+        if now is None or now.state_type is not StateType.SCHEDULED:
+            log.debug("%s was polled long ago, and others have it by now.", scheduled.name)
+            return None
+        return now
+
     async def _propose(self, claim: ClaimedRun) -> RunState | None:
         """The Pending state that is ours; None if the run isn't."""
-        state = ProposedState(
-            StateType.PENDING, "Pending", message=CLAIMED_BY + self._worker, transition_id=claim.claim_id
-        )
+        message = claim_message(self._worker, self._place())
+        state = ProposedState(StateType.PENDING, "Pending", message=message, transition_id=claim.claim_id)
         try:
             answer = await self._api.propose_state(claim.run_id, state, patience_seconds=CLAIMABLE_FOR)
         except PrefectNotFound:

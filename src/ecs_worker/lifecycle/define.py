@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DIGEST_TAG = "ecs-worker:digest"
-INACTIVE = "inactive"  # what ECS says of a definition that was deregistered
+GONE = ("inactive", "unable to describe task definition", "taskdefinition not found")  # ECS of one that is gone
 NEWEST = 5  # revisions looked at before registering another
 KEPT_FOR = 3600.0  # seconds; a definition that was deregistered meanwhile is noticed at RunTask
 
@@ -56,11 +56,13 @@ class Define:
             lambda: self._find_or_register(target, definition, digest, newest),
         )
 
-    def heed(self, request: LaunchRequest, refusal: AwsError) -> None:
-        """RunTask failed. If somebody has deregistered our definition, look again, or register another, next time."""
-        if INACTIVE in refusal.message.lower() and not isinstance(request.definition, str):
-            family = request.definition["family"]
-            self._known.forget((request.placement.target.key, family, definition_digest(request.definition)))
+    def heed(self, request: LaunchRequest, refusal: AwsError) -> bool:
+        """RunTask failed. Whether our definition was deregistered or deleted: then another is made next time."""
+        if isinstance(request.definition, str) or not any(word in refusal.message.lower() for word in GONE):
+            return False
+        family = request.definition["family"]
+        self._known.forget((request.placement.target.key, family, definition_digest(request.definition)))
+        return True
 
     async def retire(self, run: Run, others: Iterable[Run]) -> None:
         """Deregister the definition of a run that has ended, if its job wants that and none of `others` uses it.
@@ -74,6 +76,7 @@ class Define:
             return
         try:
             ecs = await self._aws.ecs(launched.placement.target)
+            self._known.forget_value(arn)  # first: a launch that comes meanwhile makes another
             await ecs.deregister(arn)
         except EcsWorkerError as error:
             log.warning("Task definition %s is not deregistered: %s", arn, error)

@@ -6,8 +6,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from ecs_worker.errors import JobInvalid, PrefectNotFound
-from ecs_worker.model import AwsTarget, Placement
+from ecs_worker.errors import AwsError, JobInvalid, PrefectNotFound, UserError
+from ecs_worker.model import DEFAULT_CLUSTER, AwsTarget, Place, Placement
+from ecs_worker.verdicts.classify import Kind, classify
 
 if TYPE_CHECKING:
     from ecs_worker.aws.session import Aws
@@ -21,24 +22,50 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 class Locate:
-    """Finds tasks by what the run and the ARN say, or by the claim's `startedBy`."""
+    """Finds tasks by what the run and the ARN say, or by the claim's `startedBy`.
 
-    def __init__(self, aws: Aws, render: Render) -> None:
+    `cluster` is the worker's own default: with its Region and account the place where its jobs run.
+    """
+
+    def __init__(self, aws: Aws, render: Render, cluster: str | None) -> None:
         self._aws = aws
         self._render = render
+        self._home = Place("", "", cluster or DEFAULT_CLUSTER)
+
+    @property
+    def home(self) -> Place:
+        """Where this worker is, as far as it is known."""
+        return self._home
+
+    async def settle(self) -> None:
+        """Learn where this worker is."""
+        self._home = replace(self._home, region=self._aws.region() or "", account=await self._aws.account())
+
+    async def reaches(self, target: AwsTarget, account: str) -> bool:
+        """Whether these credentials are the account's; taken for so where that can't be told."""
+        own = await self._aws.account(target)
+        return not own or not account or own == account
 
     async def place(self, run: Run) -> Placement:
-        """Where the run's job would run now. Raises JobInvalid, PrefectNotFound, PrefectError or AwsError."""
+        """Where the run's job would run now. Raises JobInvalid, UserError, PrefectError or AwsError."""
         return (await self._render.render(run.claim)).placement
 
     async def placement_of(self, claim: ClaimedRun, name: TaskName) -> Placement:
-        """Where the task of that name is. Raises PrefectError, or UserError for unusable credentials."""
+        """Where the task of that name is: Region and cluster are what the name says. Raises PrefectError or AwsError.
+
+        A job that was changed or deleted since, or that can't be rendered any more, doesn't hide its task: the name
+        says enough to watch it; only its output, and the credentials of its block, are not known.
+        """
         try:
             placement = (await self._render.render(claim)).placement
-        except (JobInvalid, PrefectNotFound):
-            # Its job was changed or deleted since. The task says enough to be watched; only its output is not known.
-            placement = Placement(AwsTarget(region=name.region or None), name.cluster, container="")
-        return replace(placement, cluster=name.cluster)
+        except (JobInvalid, PrefectNotFound, UserError):
+            placement = Placement(AwsTarget(), name.cluster, container="")
+        except AwsError as error:
+            if classify(error).kind is not Kind.PERMANENT:
+                raise
+            placement = Placement(AwsTarget(), name.cluster, container="")
+        target = replace(placement.target, region=name.region or placement.target.region)
+        return replace(placement, target=target, cluster=name.cluster)
 
     async def find(self, run: Run) -> TaskFacts | None:
         """The task that the run's claim launched, if ECS has one: the newest, when there were several attempts.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ecs_worker.errors import PrefectError, PrefectNotFound
+from ecs_worker.lifecycle.loops import HANGS_AFTER, turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +45,7 @@ class Poll:
     async def run(self) -> None:
         """Poll for ever: at the interval (±30 %, so that workers don't march in step), or when a slot frees early."""
         while True:
+            turn("Poll.look", self._settings.query_seconds * 1.3 + HANGS_AFTER)
             more = await self._poll_or_warn()
             seconds = self._settings.query_seconds * random.uniform(0.7, 1.3)  # noqa: S311 - jitter, no secret
             with anyio.move_on_after(seconds):

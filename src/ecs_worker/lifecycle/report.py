@@ -7,21 +7,23 @@ here again.
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import anyio
 
-from ecs_worker.errors import PrefectError, PrefectNotFound
+from ecs_worker.errors import AwsError, EcsWorkerError, PrefectError, PrefectNotFound
 from ecs_worker.lifecycle.loops import every, guarded
 from ecs_worker.lifecycle.run import decide
-from ecs_worker.lifecycle.run.claims import SPOT_LOST
-from ecs_worker.lifecycle.run.decide import Cancel, Crash, Forget, RunSnapshot, StartAgain, Wait
+from ecs_worker.lifecycle.run.claims import SPOT_LOST, latest_claim
+from ecs_worker.lifecycle.run.decide import Cancel, Crash, Forget, LookUp, RunSnapshot, StartAgain, Wait
 from ecs_worker.lifecycle.run.run import ENDING
 from ecs_worker.prefect_api.schemas import ProposedState, SetStateStatus, StateType
+from ecs_worker.verdicts.codes import NO_CLUSTER
 
 if TYPE_CHECKING:
-    from ecs_worker.lifecycle.define import Define
     from ecs_worker.lifecycle.journal.journal import Journal
+    from ecs_worker.lifecycle.locate import Locate
     from ecs_worker.lifecycle.run.ledger import Ledger
     from ecs_worker.lifecycle.run.run import Run
     from ecs_worker.lifecycle.way import Way
@@ -42,11 +44,11 @@ class Report:
     """
 
     def __init__(
-        self, api: PrefectClient, ledger: Ledger, define: Define, journal: Journal, way: Way, grace: float
+        self, api: PrefectClient, ledger: Ledger, journal: Journal, locate: Locate, way: Way, grace: float
     ) -> None:
         self._api = api
         self._ledger = ledger
-        self._define = define
+        self._locate = locate
         self._journal = journal
         self._way = way
         self._grace = grace
@@ -105,11 +107,32 @@ class Report:
                 self._journal.starts_again(run, why)
                 run.again()
                 self._way.send(run)
+            case LookUp(why):
+                await self._look_up(run, why)
             case Crash(why):
                 run.crashed(why)
                 await self._end(run, StateType.CRASHED, why)
                 if found is not None and found.state_type is StateType.PENDING and run.id not in self._ledger:
                     self._journal.never_began(run)
+
+    async def _look_up(self, run: Run, why: str) -> None:
+        """Another task of the claim may be the one in which the flow runs: its worker died before it named it."""
+        try:
+            if not run.proven:
+                claim = latest_claim(await self._api.state_history(run.id), datetime.now(UTC))
+                run.proved(claim.claim_id if claim is not None else run.claim.claim_id)
+            task = await self._locate.find(run)
+        except EcsWorkerError as error:
+            if not (isinstance(error, AwsError) and error.code == NO_CLUSTER):  # without its cluster there is none
+                log.warning("%s: whether it has another ECS task is not known yet: %s", run.label, error)
+                return
+            task = None
+        if task is None or (run.task is not None and task.arn == run.task.arn):
+            run.crashed(why)
+            await self._end(run, StateType.CRASHED, why)
+        else:
+            run.moved_to(task)
+            self._journal.adopted(run)
 
     async def _remember_spot(self, run: Run) -> None:
         """Should the run be scheduled once more, its next claim, by whichever worker, goes without Spot."""
@@ -138,4 +161,4 @@ class Report:
 
     async def _let_go(self, run: Run) -> None:
         self._ledger.drop(run)
-        await self._define.retire(run, self._ledger)
+        await self._way.retire(run)

@@ -15,8 +15,10 @@ import anyio
 
 from ecs_worker.errors import AwsError, EcsWorkerError, LaunchFailed, NotOurs
 from ecs_worker.lifecycle.loops import guarded
+from ecs_worker.lifecycle.patience import Refused
 from ecs_worker.lifecycle.run import decide
 from ecs_worker.lifecycle.run.decide import Crash, Drop, Release, Stop, Unknown, Watch
+from ecs_worker.model import AwsFailure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -92,6 +94,10 @@ class Way:
         self._journal.adopted(run)
         await self._steps.sign.sign(run)
 
+    async def retire(self, run: Run) -> None:
+        """The run is over: its task definition goes, if its job wants that and no other held run needs it."""
+        await self._steps.define.retire(run, self._ledger)
+
     async def _carry(self, scheduled: FlowRun, polled_at: float) -> None:
         run = await self._steps.claim.take(scheduled, polled_at)
         if run is not None:
@@ -122,7 +128,9 @@ class Way:
         try:
             return await self._steps.launch.start(run, request, definition)
         except AwsError as error:
-            self._steps.define.heed(request, error)
+            if self._steps.define.heed(request, error):
+                gone = "its task definition was deregistered; another one is registered"
+                raise Refused(AwsFailure(reason=gone)) from None
             raise
 
     # -- without a task

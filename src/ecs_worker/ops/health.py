@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from ecs_worker import __version__
 from ecs_worker.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,15 +19,13 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from ecs_worker.lifecycle.journal.journal import Journal
+    from ecs_worker.lifecycle.loops import Pulse
     from ecs_worker.lifecycle.poll import Poll
     from ecs_worker.lifecycle.run.ledger import Ledger
     from ecs_worker.lifecycle.watch import Watch
     from ecs_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
-
-POLLS_MISSED = 5  # after so many intervals without an answered poll the worker counts as unhealthy
-SLACK = 60.0  # seconds more, for the retries within one poll
 
 
 class Observed(Protocol):
@@ -43,6 +42,10 @@ class Observed(Protocol):
     @property
     def poll(self) -> Poll:
         """The loop that asks for scheduled runs."""
+
+    @property
+    def pulse(self) -> Pulse:
+        """Whether its loops turn."""
 
     @property
     def watch(self) -> Watch:
@@ -68,6 +71,10 @@ class _Metrics:
         yield events
         late = "How many seconds the most overdue look at a task is late."
         yield GaugeMetricFamily("ecs_worker_watch_late_seconds", late, value=self._worker.watch.late)
+        loops = GaugeMetricFamily("ecs_worker_loop_age_seconds", "Seconds since each loop turned.", labels=["loop"])
+        for loop, seconds in self._worker.pulse.ages().items():
+            loops.add_metric([loop], seconds)
+        yield loops
         if self._worker.poll.last is not None:
             age = self._worker.ledger.clock() - self._worker.poll.last
             yield GaugeMetricFamily(
@@ -75,21 +82,30 @@ class _Metrics:
             )
 
 
-def healthy(worker: Observed, query_seconds: float, now: float, started: float) -> bool:
-    """Whether the server has answered a poll lately. A new worker counts as healthy at first."""
-    since = worker.poll.last if worker.poll.last is not None else started
-    return now - since < POLLS_MISSED * query_seconds + SLACK
+def health_of(worker: Observed, settings: WorkerSettings) -> dict[str, Any]:
+    """What /health says. Only the loops decide: Prefect, AWS and the slots may be as they are, the process is well."""
+    hanging, clock = worker.pulse.hanging(), worker.ledger.clock()
+    return {
+        "healthy": not hanging,
+        "hanging": hanging,
+        "name": settings.name,
+        "pool": settings.pool,
+        "version": __version__,
+        "runs": len(worker.ledger),
+        "free_slots": worker.ledger.free,
+        "last_poll_seconds_ago": round(clock - worker.poll.last, 1) if worker.poll.last is not None else None,
+        "loops_seconds_ago": {loop: round(age, 1) for loop, age in worker.pulse.ages().items()},
+    }
 
 
 async def serve(worker: Observed, settings: WorkerSettings) -> None:
     """Serve until cancelled. Raises UserError if the address can't be used."""
-    started = worker.ledger.clock()
     registry = CollectorRegistry()
     registry.register(_Metrics(worker))
 
     async def health(_: web.Request) -> web.Response:
-        good = healthy(worker, settings.query_seconds, worker.ledger.clock(), started)
-        return web.json_response({"healthy": good, "runs": len(worker.ledger)}, status=200 if good else 503)
+        told = health_of(worker, settings)
+        return web.json_response(told, status=200 if told["healthy"] else 503)
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": "text/plain; version=0.0.4"})

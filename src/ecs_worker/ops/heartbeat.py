@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -47,6 +48,7 @@ class Heartbeat:
         self.channel = Channel(api, settings, self._know)
         self.server_version: str | None = None
         self.worker_id: UUID | None = None
+        self.beat_at: float | None = None
 
     @property
     def pool(self) -> WorkPool:
@@ -90,10 +92,12 @@ class Heartbeat:
         await every(self._settings.heartbeat_seconds, self._keep_up, trouble=trouble)
 
     async def _keep_up(self) -> None:
+        sent = time.monotonic()
         if await self.channel.beat():
+            self.beat_at = sent
             return
         try:
-            await self._beat()
+            await self.beat()
         except PrefectNotFound:
             log.warning("The work pool %s does not exist any more.", self._settings.pool)
             return
@@ -104,13 +108,16 @@ class Heartbeat:
     def _know(self, pool: WorkPool) -> None:
         self._pool = pool
 
-    async def _beat(self) -> UUID | None:
-        settings = self._settings
-        return await self._api.heartbeat(settings.pool, settings.name, settings.heartbeat_seconds)
+    async def beat(self) -> UUID | None:
+        """Tell the server once. The worker's id, on Cloud. Raises PrefectError."""
+        settings, sent = self._settings, time.monotonic()
+        worker_id = await self._api.heartbeat(settings.pool, settings.name, settings.heartbeat_seconds)
+        self.beat_at = sent
+        return worker_id
 
     async def _introduce(self, template: Mapping[str, Any] | None) -> None:
         self._pool = await self._find_or_create(template)
-        self.worker_id = await self._beat()
+        self.worker_id = await self.beat()
         self.server_version = await self._api.server_version()
 
     async def _reach(self) -> None:

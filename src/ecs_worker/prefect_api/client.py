@@ -205,17 +205,29 @@ class PrefectClient:
             found |= {run.id: run for run in page}
         return list(found.values())
 
-    async def run_ids(self, *, pool: str, states: Collection[StateType]) -> list[UUID]:
-        """The ids of all flow runs of the pool that are in these states; they need little memory.
+    async def run_ids(
+        self, *, pool: str, states: Collection[StateType], queues: Collection[str] = (), named: str | None = None
+    ) -> list[UUID]:
+        """The ids of all flow runs of the pool that are in these states: little to keep, however many there are.
 
-        Sorted by id, so that runs with the same start time don't hide each other between two pages.
+        `queues`: only runs of these work queues; `named`: only runs whose state has that name.
         """
-        body = {
+        state: dict[str, Any] = {"type": {"any_": list(states)}}
+        if named is not None:
+            state["name"] = {"any_": [named]}
+        body: dict[str, Any] = {
             "work_pools": {"name": {"any_": [pool]}},
-            "flow_runs": {"state": {"type": {"any_": list(states)}}},
+            "flow_runs": {"state": state},
             "sort": "ID_DESC",
         }
-        return list(dict.fromkeys(await self._pages("/flow_runs/filter", body, _ids)))
+        if queues:
+            body["work_pool_queues"] = {"name": {"any_": list(queues)}}
+        return await self._linked_ids("/flow_runs/filter", body)
+
+    async def count_runs(self, ids: Collection[UUID]) -> int:
+        """How many of these runs exist."""
+        body = {"flow_runs": {"id": {"any_": list(map(str, ids))}}}
+        return await self.transport.post("/flow_runs/count", body, int)
 
     async def state_history(self, run_id: UUID) -> list[RunState]:
         """All states the run has been in, oldest first."""
@@ -320,6 +332,26 @@ class PrefectClient:
             found += page
             if len(page) < self._page or len(found) == most:
                 return found
+
+    async def _linked_ids(self, path: str, body: Mapping[str, Any]) -> list[UUID]:
+        """All ids, page by page.
+
+        Each page begins with the last id of the one before. Where it doesn't, runs have left the filter meanwhile and
+        others have moved up: then the pages go back until they link again, so that none stays hidden between two.
+        """
+        found: dict[UUID, None] = {}  # in their order
+        offset = back = 0
+        while True:
+            page = await self._limited(path, {**body, "offset": offset}, self._page, _ids)
+            linked = offset == 0 or back >= self._page or (bool(page) and page[0] in found)
+            if not linked:
+                back = min(2 * back, self._page)
+            else:
+                found |= dict.fromkeys(page)
+                if len(page) < self._page:
+                    return list(found)
+                back = 1
+            offset = max(len(found) - back, 0)
 
     async def _limited(
         self, path: str, body: Mapping[str, Any], limit: int, read: Callable[[Any], list[_T]]

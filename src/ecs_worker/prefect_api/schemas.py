@@ -145,6 +145,7 @@ class FlowRun:
     labels: Mapping[str, Any] = field(default_factory=dict)  # empty on 2.20
     infrastructure_pid: str | None = None
     work_pool_name: str | None = None
+    work_queue_name: str | None = None
     in_process: bool = False
 
     @classmethod
@@ -165,6 +166,7 @@ class FlowRun:
             labels=raw.get("labels") or {},
             infrastructure_pid=raw.get("infrastructure_pid"),
             work_pool_name=raw.get("work_pool_name"),
+            work_queue_name=raw.get("work_queue_name"),
             in_process=(raw.get("empirical_policy") or {}).get("retry_type") == IN_PROCESS,
         )
 

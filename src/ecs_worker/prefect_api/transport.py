@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 from uuid import uuid4
 
+import anyio
 import httpx
 import tenacity
 from anyio import CapacityLimiter, Lock
@@ -59,6 +60,11 @@ _NOT_FOUND_WORDS = frozenset({"detail", "exception_message"})
 _MAX_ATTEMPTS = 7
 _MAX_MAINTENANCE_SECONDS = 300.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 16.0  # with SQLite a 503 (lock contention) passes within a second
+
+# What a broken connection, or an answer that is no HTTP, comes as: httpx lets some of it through unnamed.
+_BROKEN = (httpx.RequestError, ssl.SSLError, OSError, anyio.BrokenResourceError, anyio.EndOfStream)
+_MOST_BYTES = 64 * 1024 * 1024  # of one answer; 200 flow runs with large parameters take a tenth of it
+_OF_THE_BODY = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
 _CLOUD_PATH = re.compile(r"/accounts/[^/]+/workspaces/[^/]+")
@@ -105,7 +111,7 @@ class Transport:
         """Whether the API answers, even with "not found": one attempt, without authentication."""
         try:
             response = await self._client.get(f"{self.base_url}/health")
-        except httpx.TransportError:
+        except _BROKEN:
             return False
         return response.status_code < httpx.codes.INTERNAL_SERVER_ERROR
 
@@ -157,13 +163,31 @@ class Transport:
         try:
             request = self._client.build_request(method, self.base_url + path, content=content, headers=headers)
             async with self._turns:
-                return await self._client.send(request)
-        except httpx.TransportError as failure:
+                return await self._answer(request)
+        except _BROKEN as failure:
             what = self._redacted(str(failure) or type(failure).__name__)
             message = f"{method} {path}: no answer from {self.base_url}: {what}"
             if "CERTIFICATE_VERIFY_FAILED" in what:  # another attempt would fail in the same way
                 raise PrefectUnreachable(f"{message}. PREFECT_API_SSL_CERT_FILE names the CA to trust.") from failure
             raise _Again(PrefectUnreachable(message)) from failure
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        """The answer with its body, which is read only up to `_MOST_BYTES`: a proxy may send anything."""
+        response = await self._client.send(request, stream=True)
+        try:
+            length = response.headers.get("Content-Length", "")
+            if length.isdecimal() and int(length) <= _MOST_BYTES and "Content-Encoding" not in response.headers:
+                await response.aread()
+                return response
+            body = bytearray()
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > _MOST_BYTES:
+                    raise httpx.ReadError(f"the answer has more than {_MOST_BYTES} bytes", request=request)
+        finally:
+            await response.aclose()
+        kept = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in _OF_THE_BODY]
+        return httpx.Response(response.status_code, headers=kept, content=bytes(body), request=request)
 
     async def _ensure_csrf(self, instead_of: str | None = None) -> None:
         """Fetch the CSRF token if the server has CSRF protection, once for all requests that wait for it.

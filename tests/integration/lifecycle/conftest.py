@@ -21,23 +21,35 @@ from support.simulator.helpers import DEFINITION, point_at
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from support.scene import MakeScene
+
 
 @pytest.fixture
-async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+async def make_scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeScene]:
+    """Makes a scene whose worker has these settings, and is in `region`."""
     async with AsyncExitStack() as stack:
-        simulator = await stack.enter_async_context(AwsSimulator())
-        point_at(simulator.url, monkeypatch)
-        simulator.ecs.scripts.default = TaskScript(running=None)
-        simulator.logs.create_group("flows")
-        ecs = await stack.enter_async_context(aioboto3.Session().client("ecs"))
-        await ecs.register_task_definition(**DEFINITION)
-        canned = await stack.enter_async_context(serve(CannedApi(POOL, default_base_job_template())))
-        prefect = PrefectSettings(api_url=canned.url)
-        settings = WorkerSettings(pool=POOL, name="worker", events_queue="events")
-        aws = await stack.enter_async_context(Aws())
-        api = await stack.enter_async_context(PrefectClient(prefect, patience_seconds=0))
-        clock = HandClock()
-        parts = build(settings, prefect, api, aws, stopping=anyio.Event(), clock=clock)
-        scene = Scene(simulator, canned, parts, ecs, clock, api)
-        await parts.heartbeat.begin()
-        yield scene
+
+        async def make(settings: WorkerSettings, *, region: str = "us-east-1") -> Scene:
+            simulator = await stack.enter_async_context(AwsSimulator())
+            point_at(simulator.url, monkeypatch)
+            monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+            simulator.ecs.scripts.default = TaskScript(running=None)
+            simulator.logs.create_group("flows")
+            ecs = await stack.enter_async_context(aioboto3.Session().client("ecs"))
+            await ecs.register_task_definition(**DEFINITION)
+            canned = await stack.enter_async_context(serve(CannedApi(POOL, default_base_job_template())))
+            prefect = PrefectSettings(api_url=canned.url)
+            aws = await stack.enter_async_context(Aws())
+            api = await stack.enter_async_context(PrefectClient(prefect, patience_seconds=0))
+            clock = HandClock()
+            parts = build(settings, prefect, api, aws, stopping=anyio.Event(), clock=clock)
+            await parts.heartbeat.begin()
+            await parts.locate.settle()
+            return Scene(simulator, canned, parts, ecs, clock, api)
+
+        yield make
+
+
+@pytest.fixture
+async def scene(make_scene: MakeScene) -> Scene:
+    return await make_scene(WorkerSettings(pool=POOL, name="worker", events_queue="events"))

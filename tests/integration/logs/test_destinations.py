@@ -13,7 +13,6 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 
-from ecs_worker.lifecycle.define import Define
 from ecs_worker.lifecycle.journal.event_feed import EventFeed
 from ecs_worker.lifecycle.journal.journal import Journal
 from ecs_worker.lifecycle.journal.output import LOOK_BACK, ContainerOutput
@@ -75,7 +74,7 @@ class Stage:
         settings = WorkerSettings(pool="pool", name="worker", report_grace_seconds=0)
         parts = build(settings, PrefectSettings(), self.api, self.aws, stopping=anyio.Event())
         journal = Journal(run_logs, EventFeed(self.api, "worker", PoolView()), output, "worker")
-        return Report(self.api, ledger, Define(self.aws), journal, parts.way, 0.0)
+        return Report(self.api, ledger, journal, parts.locate, parts.way, 0.0)
 
     async def lines(self, held: Run, container: str = "prefect") -> list[dict[str, Any]]:
         found = await self.admin.logs(held.id)

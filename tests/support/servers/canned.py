@@ -12,7 +12,7 @@ import re
 import time
 from collections import Counter
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -38,7 +38,8 @@ class CannedApi:
 
     `calls`: when each request came (monotonic seconds), and its name. `told`: how often each state was accepted for
     each run. `read_by_id`: how many runs each bulk read asked for. `unlisted`: runs that bulk reads miss. `leases`:
-    how often each was renewed. `on_call` is called with each name before the answer.
+    how often each was renewed. `listed`: the state types of each listing of all runs. `on_call` is called with each
+    name before the answer.
     """
 
     def __init__(self, pool: str, template: Mapping[str, Any], job_variables: Mapping[str, Any] | None = None) -> None:
@@ -81,6 +82,7 @@ class CannedApi:
         self.read_by_id: list[int] = []
         self.unlisted: set[str] = set()
         self.leases: dict[str, int] = {}
+        self.listed: list[frozenset[str]] = []
         self.on_call: Callable[[str], None] = lambda _: None
         self.url = ""
         self._workers: dict[str, dict[str, Any]] = {}
@@ -114,6 +116,23 @@ class CannedApi:
         self.enter(run_id, {"type": state_type, "name": state_type.title()})
         return run_id
 
+    def add_worker(self, name: str, *, status: str = "ONLINE", later: float = 0.0) -> None:
+        """A worker of the pool beats, so many seconds from now."""
+        self._workers[name] = {
+            "id": str(uuid4()),
+            "created": _now(),
+            "updated": _now(),
+            "name": name,
+            "work_pool_id": self.pool["id"],
+            "last_heartbeat_time": _now(later),
+            "heartbeat_interval_seconds": 10,
+            "status": status,
+        }
+
+    def remove_worker(self, name: str) -> None:
+        """Nobody hears of it any more."""
+        self._workers.pop(name, None)
+
     def in_state(self, *types: str) -> int:
         """How many runs are in a state of these types."""
         return sum(run["state_type"] in types for run in self.runs.values())
@@ -133,6 +152,7 @@ class CannedApi:
             "GET /work_pools/{name}/workers/connect": lambda _: web.Response(status=403),
             "POST /work_pools/{name}/get_scheduled_flow_runs": self._scheduled,
             "POST /flow_runs/filter": self._filter,
+            "POST /flow_runs/count": self._count_runs,
             "GET /flow_runs/{id}": self._run,
             "PATCH /flow_runs/{id}": self._update,
             "PATCH /flow_runs/{id}/labels": self._label,
@@ -167,16 +187,7 @@ class CannedApi:
 
     async def _heartbeat(self, request: web.Request) -> web.Response:
         body = await request.json()
-        self._workers[body["name"]] = {
-            "id": str(uuid4()),
-            "created": _now(),
-            "updated": _now(),
-            "name": body["name"],
-            "work_pool_id": self.pool["id"],
-            "last_heartbeat_time": _now(),
-            "heartbeat_interval_seconds": body.get("heartbeat_interval_seconds"),
-            "status": "ONLINE",
-        }
+        self.add_worker(body["name"])
         return web.Response(status=204)
 
     async def _scheduled(self, request: web.Request) -> web.Response:
@@ -198,11 +209,27 @@ class CannedApi:
         types: Collection[str] | None = ((wanted.get("state") or {}).get("type") or {}).get("any_")
         if ids is not None:
             self.read_by_id.append(len(ids))
+        named: Collection[str] | None = ((wanted.get("state") or {}).get("name") or {}).get("any_")
+        queues: Collection[str] | None = ((body.get("work_pool_queues") or {}).get("name") or {}).get("any_")
         runs = self.runs.values() if ids is None else [self.runs[run] for run in ids if run in self.runs]
-        listed = [run for run in runs if run["id"] not in self.unlisted]
-        found = [run for run in listed if types is None or run["state_type"] in types]
+        found = [
+            run
+            for run in runs
+            if run["id"] not in self.unlisted
+            and (types is None or run["state_type"] in types)
+            and (named is None or run["state_name"] in named)
+            and (queues is None or run["work_queue_name"] in queues)
+        ]
+        if ids is None and types is not None and not body.get("offset") and named is None:
+            self.listed.append(frozenset(types))
+        if body.get("sort") == "ID_DESC":
+            found.sort(key=lambda run: str(run["id"]), reverse=True)
         offset = body.get("offset", 0)
         return _json(found[offset : offset + min(body.get("limit", _PAGE), _PAGE)])
+
+    async def _count_runs(self, request: web.Request) -> web.Response:
+        ids = (await request.json())["flow_runs"]["id"]["any_"]
+        return _json(sum(run_id in self.runs for run_id in ids))
 
     async def _run(self, request: web.Request) -> web.Response:
         run = self.runs.get(request.match_info["id"])
@@ -234,13 +261,13 @@ class CannedApi:
         details = {"type": f"{verdict.lower()}_details"} | ({} if verdict == "ACCEPT" else {"reason": "not allowed"})
         return _json({"state": run["state"], "status": verdict, "details": details}, 201)
 
-    def enter(self, run_id: str, proposed: Mapping[str, Any]) -> None:
-        """Put the run into that state."""
+    def enter(self, run_id: str, proposed: Mapping[str, Any], *, ago: float = 0.0) -> None:
+        """Put the run into that state, so many seconds ago."""
         state = {
             "id": str(uuid4()),
             "type": proposed["type"],
             "name": proposed.get("name") or proposed["type"].title(),
-            "timestamp": _now(),
+            "timestamp": _now(-ago),
             "message": proposed.get("message"),
             "state_details": {"flow_run_id": run_id, **(proposed.get("state_details") or {})},
         }
@@ -325,5 +352,5 @@ def _json(document: Any, status: int = 200) -> web.Response:
     return web.Response(body=body, status=status, content_type="application/json")
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat()
+def _now(later: float = 0.0) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=later)).isoformat()

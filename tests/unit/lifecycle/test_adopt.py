@@ -1,35 +1,31 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecs_worker.lifecycle.adopt import chosen, mine
+from ecs_worker.lifecycle.adopt import Colleagues, mine, ranking
 from ecs_worker.lifecycle.run.claims import ClaimRecord
-from ecs_worker.prefect_api.schemas import FlowRun, StateType
+from ecs_worker.prefect_api.schemas import FlowRun, StateType, Worker
 
 SETTLE = 30.0
 names = st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=6, unique=True)
 
 
 @given(st.uuids(), names, st.randoms(use_true_random=False))
-def test_all_workers_choose_the_same_one(run_id: UUID, workers: list[str], random: object) -> None:
+def test_all_workers_choose_in_the_same_order(run_id: UUID, workers: list[str], random: object) -> None:
     shuffled = sorted(workers, key=lambda _: random.random())  # type: ignore[attr-defined] # hypothesis's Random
-    assert chosen(run_id, workers) == chosen(run_id, shuffled)
-    assert chosen(run_id, workers) in workers
+    assert ranking(run_id, workers) == ranking(run_id, shuffled)
+    assert sorted(ranking(run_id, workers)) == sorted(workers)
 
 
 @given(st.uuids(), names)
 def test_a_death_moves_only_the_dead_workers_runs(run_id: UUID, workers: list[str]) -> None:
-    first = chosen(run_id, workers)
+    order = ranking(run_id, workers)
     for dead in workers:
-        if dead != first and len(workers) > 1:
-            assert chosen(run_id, [name for name in workers if name != dead]) == first
-
-
-def test_nobody_is_chosen_from_nobody() -> None:
-    assert chosen(uuid4(), []) is None
+        assert ranking(run_id, [name for name in workers if name != dead]) == [name for name in order if name != dead]
 
 
 def run(kind: StateType, label: str | None = None, pid: str | None = None) -> FlowRun:
@@ -51,7 +47,8 @@ def test_every_orphan_is_taken_up_by_somebody(
     takers = [name for name in LIVE if mine(orphan, claim, LIVE, name, settle=SETTLE)]
     holders = {claimed_by, label} & set(LIVE)
     if not holders:
-        assert takers == [chosen(orphan.id, LIVE)]
+        assert takers == ranking(orphan.id, LIVE)[:1]
+        assert all(mine(orphan, claim, LIVE, name, settle=SETTLE, waited=SETTLE) for name in LIVE)  # not for ever
     else:
         assert takers
         assert set(takers) <= holders
@@ -69,3 +66,21 @@ def test_a_live_claimant_is_left_to_launch(label: str | None, claimed_by: str | 
 def test_a_fresh_claim_without_a_task_is_left_alone(kind: StateType, label: str | None, claimed_by: str | None) -> None:
     claim = ClaimRecord(uuid4(), claimed_by, age=SETTLE - 1)
     assert not any(mine(run(kind, label), claim, LIVE, me, settle=SETTLE) for me in LIVE)
+
+
+def worker(name: str, beat: float, status: str = "ONLINE") -> Worker:
+    return Worker(uuid4(), name, status, datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=beat))
+
+
+def test_colleagues_are_doubted_until_they_beat_again() -> None:
+    colleagues = Colleagues()
+    colleagues.saw([worker("a", 0), worker("b", 0), worker("me", 0), worker("gone", 0, "OFFLINE")], "me")
+    assert (colleagues.gone, colleagues.doubtful("me")) == (True, frozenset("ab"))
+    colleagues.saw([worker("a", 10), worker("b", 0)], "me")
+    assert (colleagues.gone, colleagues.doubtful("me"), colleagues.online) == (
+        False,
+        frozenset("b"),
+        frozenset({"a", "b", "me"}),
+    )
+    colleagues.saw([worker("a", 10)], "me")
+    assert (colleagues.gone, colleagues.doubtful("me")) == (True, frozenset())

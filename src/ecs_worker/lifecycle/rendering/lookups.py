@@ -55,6 +55,11 @@ class Lookups(Generic[K, V]):
         """The value turned out to be wrong."""
         self._kept.pop(key, None)
 
+    def forget_value(self, value: V) -> None:
+        """Whatever key has that value, it is not true any more."""
+        for key in [key for key, (_, kept) in self._kept.items() if kept == value]:
+            del self._kept[key]
+
     def _fresh(self, key: K) -> tuple[float, V] | None:
         found = self._kept.get(key)
         return found if found is not None and found[0] > time.monotonic() else None

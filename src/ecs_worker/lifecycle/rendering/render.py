@@ -34,7 +34,7 @@ from ecs_worker.job.requests import flow_container_name, log_streams, network_ne
 from ecs_worker.job.template import UNSET, references, resolve_blocks, resolve_variables
 from ecs_worker.lifecycle.rendering.lookups import Lookups
 from ecs_worker.lifecycle.rendering.sources import WorkerSources
-from ecs_worker.model import LaunchRequest, Placement
+from ecs_worker.model import DEFAULT_CLUSTER, LaunchRequest, Placement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -92,9 +92,11 @@ class Render:
         """The run's requests. Raises JobInvalid, PrefectNotFound (deployment deleted), PrefectError or AwsError."""
         flow = await self._flows.get(run.flow_id, lambda: self._api.read_flow(run.flow_id))
         deployment = await self._deployment(run)
-        context = flow_run_context(
-            run, flow, deployment, self._pool_view, self._settings.name, self._settings, self._prefect
-        )
+        defaults: JobDefaults = self._settings
+        if run.claimed_in is not None and run.claimed_in.cluster != (defaults.cluster or DEFAULT_CLUSTER):
+            # Another worker claimed it, and its own default says where the task is, or goes.
+            defaults = defaults.model_copy(update={"cluster": run.claimed_in.cluster})
+        context = flow_run_context(run, flow, deployment, self._pool_view, self._settings.name, defaults, self._prefect)
         deployed = deployment.job_variables if deployment is not None else {}
         job = await render_job(self._pool_view.pool.base_job_template, deployed, context, self._sources)
         configuration = job.configuration
@@ -176,6 +178,8 @@ async def assemble(
     variables = merge_job_variables(deployed, context.run.job_variables)
     unresolved = render_configuration(template, variables, os.environ)
     rendered, hidden = await _resolved(unresolved, sources)
+    if context.run.claimed_in is not None:
+        rendered = _in_region(rendered, context.run.claimed_in.region)
     configuration, problems = JobConfiguration.salvage(rendered, came_from, sources.unread)
     try:
         context = replace(context, region=sources.region(configuration.target))
@@ -204,6 +208,14 @@ async def assemble(
         error.hide = hidden.hide
         raise
     return job, [hidden.hide(problem) for problem in _tellable(problems, sources)]
+
+
+def _in_region(rendered: dict[str, Any], region: str) -> dict[str, Any]:
+    """For a claim of another worker: with the worker's own credentials, its Region says where the task is, or goes."""
+    credentials = rendered.get("aws_credentials") or {}
+    if not region or not isinstance(credentials, dict) or any(credentials.values()):
+        return rendered
+    return {**rendered, "aws_credentials": {"region_name": region}}
 
 
 def _tellable(problems: Sequence[str], sources: Sources) -> list[str]:
@@ -247,7 +259,7 @@ def _placement(job: Job) -> Placement:
     configuration, definition = job.configuration, job.definition
     log_stream, side_car_logs = log_streams(configuration, definition, job.context.region)
     return Placement(
-        target=configuration.target,
+        target=replace(configuration.target, region=job.context.region or None),
         cluster=job.run_task.get("cluster", ""),
         container=flow_container_name(configuration, definition),
         log=log_stream,

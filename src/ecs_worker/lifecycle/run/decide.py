@@ -58,6 +58,13 @@ class Crash:
 
 
 @dataclass(frozen=True, slots=True)
+class LookUp:
+    """The run says it runs, and this task never did: look for another task of the claim. If there is none: Crash."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class StartAgain:
     """The task failed to start for a reason that passes: launch another one."""
 
@@ -122,7 +129,9 @@ class RunSnapshot:
         )
 
 
-def of_ended(snapshot: RunSnapshot | None, run: Run, grace: float) -> Forget | Wait | Cancel | Crash | StartAgain:
+def of_ended(
+    snapshot: RunSnapshot | None, run: Run, grace: float
+) -> Forget | Wait | Cancel | LookUp | Crash | StartAgain:
     """What to do about a run whose task has stopped, or that has none and will have none.
 
     `snapshot` None: the run was deleted. A run that was claimed anew, or that names another task, belongs to that
@@ -137,9 +146,20 @@ def of_ended(snapshot: RunSnapshot | None, run: Run, grace: float) -> Forget | W
         return Forget()
     if state is StateType.CANCELLING:
         return Cancel()
-    if run.in_phase_for < grace_of(run, grace):
-        return Wait()
-    return StartAgain(why(run)) if _may_start_again(state, run) else Crash(why(run))
+    return Wait() if run.in_phase_for < grace_of(run, grace) else _of_dead(state, run)
+
+
+def _of_dead(state: StateType, run: Run) -> LookUp | Crash | StartAgain:
+    """Nothing of this task lives any more, and the run doesn't know."""
+    if _may_start_again(state, run):
+        return StartAgain(why(run))
+    return LookUp(why(run)) if _contradicts(state, run) else Crash(why(run))
+
+
+def _contradicts(state: StateType, run: Run) -> bool:
+    """Whether another task may be the run's: a flow can't run in one that never started, nor in another claim's."""
+    began = state not in {StateType.PENDING, StateType.CANCELLING}
+    return not run.proven or (began and run.task is not None and run.task.started_at is None)
 
 
 def _is_of(snapshot: RunSnapshot, run: Run) -> bool:

@@ -37,6 +37,7 @@ class Ledger:
         self._held: dict[UUID, Run] = {}
         self._phases: Counter[Phase] = Counter()
         self._freed = anyio.Event()
+        self._reserved = 0
 
     def __len__(self) -> int:
         return len(self._held)
@@ -62,8 +63,15 @@ class Ledger:
         room = self._max_launching - sum(self._phases[phase] for phase in UNLAUNCHED)
         if self._limit is not None:
             ended = self._phases[Phase.STOPPED] + self._phases[Phase.ABANDONED]
-            room = min(room, self._limit - (len(self._held) - ended))
+            room = min(room, self._limit - (len(self._held) - ended) - self._reserved)
         return max(room, 0)
+
+    def reserve(self, slots: int) -> None:
+        """Keep so many slots for runs that this worker will have to take up, but may not yet."""
+        freed = slots < self._reserved
+        self._reserved = slots
+        if freed:
+            self._tell()
 
     def take(self, run: Run) -> None:
         """Begin to hold a run. Its slot is taken before the claim is asked, so that no claim exceeds the limit."""

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ecs_worker.model import Phase, TaskName
+from ecs_worker.model import AwsTarget, Phase, TaskName
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +76,7 @@ class Run:
         "_on_demand",
         "_phase",
         "_placement",
+        "_proven",
         "_signed",
         "_since",
         "_starts",
@@ -109,6 +110,7 @@ class Run:
         self._unanswered = False
         self._waits_for: str | None = None
         self._adopted = False
+        self._proven = True
         self._handed_over = False
         self._cancelled_at: float | None = None
         self._stop_reason = ""
@@ -205,6 +207,16 @@ class Run:
         return self._adopted
 
     @property
+    def proven(self) -> bool:
+        """That its task is its last claim's is known. Otherwise its history is read before its end is judged."""
+        return self._proven
+
+    @property
+    def target(self) -> AwsTarget:
+        """The account and Region of its task; the worker's own until its job is rendered."""
+        return self._placement.target if self._placement is not None else AwsTarget()
+
+    @property
     def handed_over(self) -> bool:
         """The run is others' business by now: only the task that it left here is stopped."""
         return self._handed_over
@@ -262,6 +274,15 @@ class Run:
         """The claim took the deployment's concurrency slot; None: it has none, or the slot went to another run."""
         self._lease_id = lease_id
 
+    def doubted(self) -> None:
+        """Whose claim launched the task that it names has not been asked."""
+        self._proven = False
+
+    def proved(self, claim_id: UUID) -> None:
+        """Its history says which claim is its last."""
+        self._claim = replace(self._claim, claim_id=claim_id)
+        self._proven = True
+
     def placed(self, placement: Placement) -> None:
         """It is known where its task is, if it has one."""
         self._placement = placement
@@ -309,6 +330,16 @@ class Run:
             self._launched = replace(self._launched, name=name)
             self._named = name
             self._signed = True
+
+    def moved_to(self, task: TaskFacts) -> None:
+        """Another task of the same claim is the one in which the flow runs."""
+        self._launched = None
+        self._signed = self._adopted = False
+        self._stop_reason = ""
+        self._missing_since = None
+        self._due = 0.0
+        self.launched_as(task)
+        self._adopted = True
 
     def signing(self) -> None:
         """The task's name is being written on the run: nobody else need begin."""

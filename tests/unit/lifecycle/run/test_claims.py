@@ -6,10 +6,14 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ecs_worker.lifecycle.run.claims import CLAIMED_BY, claimant, ended_before, latest_claim
+from ecs_worker.lifecycle.run.claims import claim_message, claimant, ended_before, latest_claim
+from ecs_worker.model import Place
 from ecs_worker.prefect_api.schemas import RunState, StateType
 
+HERE = Place("eu-west-1", "123456789012", "flows")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CLAIM, OTHER = uuid4(), uuid4()
 SCHEDULED = RunState(StateType.SCHEDULED, "Scheduled")
@@ -45,15 +49,15 @@ def state(kind: StateType, age: float, *, claim: UUID | None = None, message: st
 def test_the_newest_claim_counts_and_sub_states_do_not() -> None:
     old, new = uuid4(), uuid4()
     history = [
-        state(StateType.PENDING, 500, claim=old, message=CLAIMED_BY + "a"),
+        state(StateType.PENDING, 500, claim=old, message=claim_message("a", None)),
         state(StateType.SCHEDULED, 400),
-        state(StateType.PENDING, 100, claim=new, message=CLAIMED_BY + "b"),
+        state(StateType.PENDING, 100, claim=new, message=claim_message("b", HERE)),
         state(StateType.PENDING, 50),  # InfrastructurePending has no transition id of a claim
         state(StateType.RUNNING, 10, claim=uuid4()),
     ]
     found = latest_claim(history, NOW)
     assert found is not None
-    assert (found.claim_id, found.worker, found.age) == (new, "b", 100)
+    assert (found.claim_id, found.worker, found.age, found.place) == (new, "b", 100, HERE)
 
 
 def test_a_run_without_a_claim_has_none() -> None:
@@ -61,6 +65,15 @@ def test_a_run_without_a_claim_has_none() -> None:
 
 
 def test_only_our_own_message_names_a_claimant() -> None:
-    assert claimant(CLAIMED_BY + "eu-1") == "eu-1"
-    assert claimant("something else") is None
-    assert claimant(None) is None
+    assert claimant(claim_message("eu-1", None)) == ("eu-1", None)
+    assert claimant("something else") == claimant(None) == (None, None)
+
+
+@given(st.text(min_size=1), st.sampled_from([HERE, Place("", "", "c"), Place("eu-west-1", ""), None]))
+def test_a_claim_says_whose_it_is_and_where_that_is(worker: str, place: Place | None) -> None:
+    assert claimant(claim_message(worker, place or HERE)) == (worker, place or HERE)
+
+
+def test_brackets_in_a_worker_s_name_are_no_place() -> None:
+    assert claimant("Claimed by ecs-worker blue (old)") == ("blue (old)", None)
+    assert claimant(claim_message("blue (old)", HERE)) == ("blue (old)", HERE)

@@ -325,3 +325,16 @@ async def test_a_claim_takes_and_keeps_a_concurrency_slot(api3: PrefectClient, a
     assert refused.status is SetStateStatus.REJECT
     assert refused.state is not None
     assert (refused.state.type, refused.state.name) == (StateType.SCHEDULED, "AwaitingConcurrencySlot")
+
+
+async def test_runs_are_listed_by_queue_and_state_name_and_counted(api: PrefectClient, admin: Admin) -> None:
+    pool = await admin.create_pool()
+    run = UUID(await admin.create_run(await admin.create_deployment(pool)))
+    states = [StateType.SCHEDULED]
+    assert await api.run_ids(pool=pool, states=states) == [run]
+    assert await api.run_ids(pool=pool, states=states, queues=["default"], named="Scheduled") == [run]
+    assert await api.run_ids(pool=pool, states=states, queues=["another"]) == []
+    assert await api.run_ids(pool=pool, states=states, named="AwaitingRetry") == []
+    assert await api.count_runs([run, uuid4()]) == 1
+    (read,) = await api.runs(ids=[run])
+    assert read.work_queue_name == "default"

@@ -49,7 +49,12 @@ def shared_prefect(
     csrf: bool = False,
     env: dict[str, str] | None = None,
 ) -> PrefectServer:
-    """The session's Prefect server of that name, of which all ask for the same kind. Nobody may stop it."""
+    """The Prefect server of that name, of which all ask for the same kind. Nobody may stop it.
+
+    Each process of the session has one of its own: SQLite lets in one writer at a time, and servers that several
+    processes share answer 503 now and then.
+    """
+    name = f"{name}-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
 
     def start() -> dict[str, Any]:
         server = new_server(line, directory, auth_string=auth_string, csrf=csrf, env=env)

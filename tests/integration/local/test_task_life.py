@@ -29,13 +29,13 @@ POLITE = python(
 STUBBORN = python("import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up'); time.sleep(600)")
 
 
-async def test_every_status_is_passed_in_order_and_versions_rise(aws: Aws) -> None:
-    task = await aws.run_containers(container(command=["sleep", "0.5"]))
+async def test_every_status_is_passed_in_order_and_versions_rise(slow_aws: Aws) -> None:
+    task = await slow_aws.run_containers(container(command=["sleep", "0.5"]))
     assert (task["lastStatus"], task["desiredStatus"], task["version"]) == ("PROVISIONING", "RUNNING", 1)
     seen: list[dict[str, Any]] = [task]
 
     async def stopped() -> bool:
-        seen.append(await aws.describe(task))
+        seen.append(await slow_aws.describe(task))
         return bool(seen[-1]["lastStatus"] == "STOPPED")
 
     await until(stopped, every=0.005)

@@ -151,7 +151,7 @@ class Adopt:
         self._looked_at_all = -math.inf
         self._open: set[UUID] = set()
         self._since: dict[UUID, float] = {}  # orphan → when it was seen first
-        self._theirs: dict[UUID, UUID | None] = {}  # claimed by a live colleague → by which claim's state
+        self._theirs: set[UUID] = set()  # claimed by a live colleague
         self._said: set[UUID] = set()
         self._own_beat: tuple[datetime, float] | None = None
         self._twin_told = False
@@ -179,11 +179,11 @@ class Adopt:
         everything = self._colleagues.gone or doubt or doubted or now - self._looked_at_all >= EVERYTHING_EVERY
         orphans = [run_id for run_id in await self._list(everything) if run_id not in self._ledger]
         self._since = {run_id: self._since.get(run_id, now) for run_id in orphans}
-        self._theirs = {run_id: state for run_id, state in self._theirs.items() if run_id in self._since}
+        self._theirs &= self._since.keys()
         self._said &= self._since.keys()
         outcomes = await self._consider_all(orphans)
-        self._open = {run_id for run_id, outcome in outcomes.items() if outcome is Outcome.OPEN}
-        self._open |= {run_id for run_id, outcome in outcomes.items() if outcome is Outcome.EXPECTED}
+        unsettled = {Outcome.OPEN, Outcome.EXPECTED}
+        self._open = {run_id for run_id, outcome in outcomes.items() if outcome in unsettled}
         if everything:
             self._ledger.reserve(sum(outcome is Outcome.EXPECTED for outcome in outcomes.values()))
             self._looked_at_all = self._ledger.clock()
@@ -262,7 +262,7 @@ class Adopt:
         if orphan.state_type is StateType.PENDING:
             claim = claim_in(orphan)
             if claim is not None and claim.worker in live and claim.worker != me:
-                self._theirs[orphan.id] = claim.claim_id
+                self._theirs.add(orphan.id)
                 return self._expected_from(orphan, claim.worker, doubtful)
             waits = orphan.state is not None and orphan.state.name == WAITING
             if waits and orphan.id in self._theirs:
@@ -280,7 +280,7 @@ class Adopt:
         if claim is None and not orphan.infrastructure_pid:
             return Outcome.THEIRS  # no worker of ours has claimed it
         if claim is not None and claim.worker in live and claim.worker != me:
-            self._theirs[orphan.id] = claim.claim_id
+            self._theirs.add(orphan.id)
             return Outcome.THEIRS
         # A claim too fresh to be taken up, or a colleague is to take it up first.
         first = ranking(orphan.id, live)[0] == me or (claim is not None and claim.worker == me)

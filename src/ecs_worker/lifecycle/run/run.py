@@ -182,11 +182,6 @@ class Run:
         return self._on_demand
 
     @property
-    def waits_for(self) -> str | None:
-        """The kind of obstacle that the run's state tells of."""
-        return self._waits_for
-
-    @property
     def lease_id(self) -> UUID | None:
         """The deployment's concurrency slot that the claim took."""
         return self._lease_id

@@ -155,7 +155,6 @@ class Adopt:
         self._said: set[UUID] = set()
         self._own_beat: tuple[datetime, float] | None = None
         self._twin_told = False
-        self._doubted = False  # at the last look slots were kept for what others may leave
 
     async def run(self) -> None:
         """Look at the start and every `adopt_seconds`."""
@@ -175,8 +174,7 @@ class Adopt:
         self._colleagues.saw(workers, me)
         now = self._ledger.clock()
         doubt = self._settings.limit is not None and bool(self._colleagues.doubtful(me))
-        doubted, self._doubted = self._doubted, doubt
-        everything = self._colleagues.gone or doubt or doubted or now - self._looked_at_all >= EVERYTHING_EVERY
+        everything = self._colleagues.gone or doubt or now - self._looked_at_all >= EVERYTHING_EVERY
         orphans = [run_id for run_id in await self._list(everything) if run_id not in self._ledger]
         self._since = {run_id: self._since.get(run_id, now) for run_id in orphans}
         self._theirs &= self._since.keys()
@@ -184,8 +182,9 @@ class Adopt:
         outcomes = await self._consider_all(orphans)
         unsettled = {Outcome.OPEN, Outcome.EXPECTED}
         self._open = {run_id for run_id, outcome in outcomes.items() if outcome in unsettled}
+        # Those expected are open, so every look sees them again: the count is never older than a look.
+        self._ledger.reserve(sum(outcome is Outcome.EXPECTED for outcome in outcomes.values()))
         if everything:
-            self._ledger.reserve(sum(outcome is Outcome.EXPECTED for outcome in outcomes.values()))
             self._looked_at_all = self._ledger.clock()
 
     async def _list(self, everything: bool) -> list[UUID]:
@@ -219,15 +218,16 @@ class Adopt:
         in_container = orphan.state_type is StateType.SCHEDULED and orphan.in_process
         if orphan.id in self._ledger or not (orphan.state_type in HELD_STATES or in_container):
             return Outcome.DONE
+        outcome = Outcome.OPEN  # it stays so after a fault of ours, which `guarded` tells
         with guarded(orphan.name):
             try:
-                return await self._take_up(orphan)
+                outcome = await self._take_up(orphan)
             except (PrefectError, AwsError) as error:
                 self._say_once(orphan, f"can't be adopted yet: {error}")
-                return Outcome.OPEN
             except UserError as error:
                 self._say_once(orphan, f"can't be watched from here: {error}")
-        return Outcome.DONE
+                outcome = Outcome.DONE
+        return outcome
 
     async def _take_up(self, orphan: FlowRun) -> Outcome:
         me, settle = self._settings.name, self._settings.settle_seconds

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
-from ecs_worker.job.variables import default_base_job_template
+from support.builders import quick_template
 from support.servers.prefect import Admin
 from support.servers.worker import WorkerProcess, environment, forked
 from support.simulator import AwsSimulator, ChaosProxy
@@ -53,7 +53,7 @@ class Arena:
         async with AsyncExitStack() as stack:
             for server in (self.aws, self.proxy, self.calm, self.admin):
                 await stack.enter_async_context(server)
-            self.pool = await self.admin.create_pool(base_job_template=default_base_job_template())
+            self.pool = await self.admin.create_pool(base_job_template=quick_template())
             self.deployment = await self.deploy()
             self._stack = stack.pop_all()
         return self

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import aioboto3
 
-from ecs_worker.job.variables import default_base_job_template
+from support.builders import quick_template
 from support.paths import CONTAINER, TESTS
 from support.servers.worker import WorkerProcess, worker
 from support.waiting import until
@@ -52,7 +52,7 @@ class World:
         self.pool = ""
 
     async def open(self, **pool: Any) -> None:
-        self.pool = await self.admin.create_pool(**{"base_job_template": default_base_job_template(), **pool})
+        self.pool = await self.admin.create_pool(**{"base_job_template": quick_template(), **pool})
         await self.ecs.create_cluster(clusterName=self.pool)
 
     @property

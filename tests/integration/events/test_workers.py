@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import aioboto3
 import pytest
 
-from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.local.server import EmbeddedAws
+from support.builders import quick_template
 from support.paths import EXAMPLES
 from support.servers.worker import WorkerProcess, worker
 from support.simulator import AwsSimulator, EventFeed, FlowScript, TaskScript
@@ -46,7 +46,7 @@ async def listener(
 
 
 async def make_pool(admin: Admin) -> str:
-    return await admin.create_pool(base_job_template=default_base_job_template())
+    return await admin.create_pool(base_job_template=quick_template())
 
 
 async def test_ends_are_told_within_seconds_and_all_is_announced(admin3: Admin, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import aioboto3
 import pytest
 
-from ecs_worker.job.variables import default_base_job_template
+from support.builders import quick_template
 from support.command_line import Ended, ecs_worker
 from support.servers.worker import command, environment
 from support.simulator.helpers import DEFINITION, run_task
@@ -52,7 +52,7 @@ class People:
         self.cloud.ecs.scripts.default = TaskScript(running=running, log=log, provisioning=0, pending=0, activating=0)
         await self.ecs.register_task_definition(**DEFINITION | definition)
         (task,) = (await self.ecs.run_task(**run_task()))["tasks"]
-        pool = await self.admin.create_pool(base_job_template=default_base_job_template())
+        pool = await self.admin.create_pool(base_job_template=quick_template())
         variables = {"configure_cloudwatch_logs": True, "execution_role_arn": DEFINITION["executionRoleArn"]}
         options = {"cloudwatch_logs_options": {"awslogs-group": "flows"}, "cloudwatch_logs_prefix": "run"}
         deployment = await self.admin.create_deployment(pool, job_variables=variables | options)

@@ -61,6 +61,8 @@ from ecs_worker.prefect_api.client import PrefectClient
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from anyio.abc import TaskGroup
+
     from ecs_worker.settings import PrefectSettings, WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -206,7 +208,8 @@ class Worker:
             parts.events.stopped()
             with anyio.move_on_after(LAST_WORDS):
                 try:
-                    await parts.report.look()
+                    async with anyio.create_task_group() as ends:
+                        await parts.report.look(ends)
                 except PrefectError as error:
                     log.warning("The ends of runs can't be told any more: %s", error)
                 async with anyio.create_task_group() as last:
@@ -221,17 +224,17 @@ class Worker:
             return
         async with anyio.create_task_group() as intake:
             if self._settings.limit is not None:
-                await self._look_first(parts)
+                await self._look_first(parts, intake)
             intake.start_soon(parts.poll.run)
             intake.start_soon(parts.adopt.run)
             await self.stopping.wait()
             intake.cancel_scope.cancel()
 
-    async def _look_first(self, parts: Parts) -> None:
+    async def _look_first(self, parts: Parts, intake: TaskGroup) -> None:
         """A limit holds over restarts: what the last worker left takes its slots before anything new does."""
         while not self.stopping.is_set():
             try:
-                await parts.adopt.look()
+                await parts.adopt.look(intake)
             except PrefectError as error:
                 log.warning("Runs without a worker can't be looked for, so none is taken yet: %s", error)
             else:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import anyio
+
 from ecs_worker.aws.ecs import task_facts
 from ecs_worker.lifecycle.run.run import Run
 from support.builders import HandClock, claimed_run, launch_request, placement
@@ -68,12 +70,29 @@ class Scene:
     async def watch(self, *, later: float = LATER) -> None:
         """A sweep over all tasks, so many seconds later."""
         self.clock.advance(later)
-        await self.parts.watch.sweep()
+        async with anyio.create_task_group() as calls:
+            await self.parts.watch.sweep(calls)
 
     async def report(self) -> None:
         """A look at all ends, after their grace."""
         self.clock.advance(60.0)
-        await self.parts.report.look()
+        async with anyio.create_task_group() as ends:
+            await self.parts.report.look(ends)
+
+    async def cancel(self) -> None:
+        """A look at what is cancelled."""
+        async with anyio.create_task_group() as stops:
+            await self.parts.cancel.look(stops)
+
+    async def cancel_deleted(self) -> None:
+        """A look for deleted runs."""
+        async with anyio.create_task_group() as stops:
+            await self.parts.cancel.look_for_deleted(stops)
+
+    async def adopt(self) -> None:
+        """A look for orphans."""
+        async with anyio.create_task_group() as lanes:
+            await self.parts.adopt.look(lanes)
 
     async def scheduled(self) -> list[FlowRun]:
         """What a poll would give."""

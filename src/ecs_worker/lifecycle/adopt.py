@@ -16,15 +16,17 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
 from ecs_worker.errors import AwsError, JobInvalid, PrefectError, PrefectNotFound, UserError
 from ecs_worker.lifecycle.claim import undo_if_ended
+from ecs_worker.lifecycle.lanes import Lanes
 from ecs_worker.lifecycle.loops import every, guarded
 from ecs_worker.lifecycle.run import decide
 from ecs_worker.lifecycle.run.claims import WAITING, claim_in, latest_claim, recorded_run
@@ -36,6 +38,8 @@ from ecs_worker.prefect_api.schemas import StateType
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
     from uuid import UUID
+
+    from anyio.abc import TaskGroup
 
     from ecs_worker.lifecycle.locate import Locate
     from ecs_worker.lifecycle.run.claims import ClaimRecord
@@ -52,7 +56,7 @@ EVERYTHING_EVERY = 900.0  # seconds between two looks at all runs of the pool, w
 UNSETTLED = (StateType.PENDING, StateType.CANCELLING)
 HELD_STATES = frozenset({*UNSETTLED, StateType.RUNNING})
 AWAITING_RETRY = "AwaitingRetry"  # Prefect's name of the state of runs that wait in their container
-TAKEN_AT_ONCE = 10  # runs
+TAKEN_AT_ONCE = 10  # runs of one place
 LONGEST_LOOK = 3600.0  # seconds: ten thousand runs of a dead colleague, within the Prefect API's limits
 READ_AT_ONCE = 200  # the server's page
 ODD_BEAT = 3.0  # seconds by which the server's word of our heartbeats may differ from ours
@@ -64,6 +68,14 @@ class Beats(Protocol):
     @property
     def beat_at(self) -> float | None:
         """When the last one was sent, in seconds of a clock that never goes back."""
+
+
+def _place_of(orphan: FlowRun) -> tuple[str, ...]:
+    """Where ECS is to be asked about it, as far as the run says that."""
+    if (name := TaskName.read(orphan.infrastructure_pid)) is not None:
+        return name.region, name.account, name.cluster
+    claim = claim_in(orphan)
+    return astuple(claim.place) if claim is not None and claim.place is not None else ()
 
 
 class Outcome(Enum):
@@ -149,7 +161,8 @@ class Adopt:
         self._beats = beats
         self._colleagues = Colleagues()
         self._looked_at_all = -math.inf
-        self._open: set[UUID] = set()
+        self._lanes = Lanes(TAKEN_AT_ONCE)
+        self._open: dict[UUID, Outcome] = {}  # what the last looks made of those that the next is to see again
         self._since: dict[UUID, float] = {}  # orphan → when it was seen first
         self._theirs: set[UUID] = set()  # claimed by a live colleague
         self._said: set[UUID] = set()
@@ -160,10 +173,14 @@ class Adopt:
         """Look at the start and every `adopt_seconds`."""
         trouble = "Runs without a worker can't be looked for now"
         seconds = self._settings.adopt_seconds
-        await every(seconds, self.look, trouble=trouble, at_once=True, hangs_after=LONGEST_LOOK)
+        async with anyio.create_task_group() as lanes:
+            look = partial(self.look, lanes)
+            await every(seconds, look, trouble=trouble, at_once=True, hangs_after=LONGEST_LOOK)
 
-    async def look(self) -> None:
-        """One look. Raises PrefectError.
+    async def look(self, lanes: TaskGroup) -> None:
+        """One look, which begins to take up what is found: each run in the lane of its place. Raises PrefectError.
+
+        With `--limit`, whatever is not decided by its end has its slot kept.
 
         Pending and Cancelling runs are few and can't wait. All that run are listed only when a worker has gone (or
         at the start), since a pool may have thousands, and once in a while for safety.
@@ -179,11 +196,9 @@ class Adopt:
         self._since = {run_id: self._since.get(run_id, now) for run_id in orphans}
         self._theirs &= self._since.keys()
         self._said &= self._since.keys()
-        outcomes = await self._consider_all(orphans)
-        unsettled = {Outcome.OPEN, Outcome.EXPECTED}
-        self._open = {run_id for run_id, outcome in outcomes.items() if outcome in unsettled}
-        # Those expected are open, so every look sees them again: the count is never older than a look.
-        self._ledger.reserve(sum(outcome is Outcome.EXPECTED for outcome in outcomes.values()))
+        self._open = {run_id: outcome for run_id, outcome in self._open.items() if run_id in self._since}
+        await self._consider_all(lanes, [run_id for run_id in orphans if run_id not in self._lanes])
+        self._reserve()
         if everything:
             self._looked_at_all = self._ledger.clock()
 
@@ -195,23 +210,36 @@ class Adopt:
             found += await self._api.run_ids(
                 pool=pool, states=(StateType.SCHEDULED,), queues=queues, named=AWAITING_RETRY
             )
-        return list(dict.fromkeys([*found, *self._open]))
+        return list(dict.fromkeys([*found, *self._open, *self._lanes]))
 
-    async def _consider_all(self, orphans: Sequence[UUID]) -> dict[UUID, Outcome]:
-        limiter = anyio.CapacityLimiter(TAKEN_AT_ONCE)
-        outcomes: dict[UUID, Outcome] = {}
-
-        async def consider(run: FlowRun) -> None:
-            async with limiter:
-                outcomes[run.id] = await self._consider(run)
-
-        # A few at a time are read whole: a dead worker may have left ten thousand.
+    async def _consider_all(self, lanes: TaskGroup, orphans: Sequence[UUID]) -> None:
+        # A few at a time are read whole, as the lanes have room: a dead worker may have left ten thousand.
         for start in range(0, len(orphans), READ_AT_ONCE):
             some = orphans[start : start + READ_AT_ONCE]
-            async with anyio.create_task_group() as looks:
-                for run in await self._api.runs(pool=self._settings.pool, ids=some):
-                    looks.start_soon(consider, run)
-        return outcomes
+            found = {run.id: run for run in await self._api.runs(pool=self._settings.pool, ids=some)}
+            for gone in set(some) - found.keys():
+                self._open.pop(gone, None)
+            for run in found.values():
+                place = _place_of(run)
+                if await self._lanes.room(place):
+                    self._lanes.begin(lanes, place, run.id, run.name, partial(self._settle, run))
+                else:
+                    self._open[run.id] = Outcome.EXPECTED  # its place is sick
+
+    async def _settle(self, orphan: FlowRun) -> None:
+        outcome = await self._consider(orphan)
+        if outcome in {Outcome.OPEN, Outcome.EXPECTED}:
+            self._open[orphan.id] = outcome
+        else:
+            self._open.pop(orphan.id, None)
+        self._reserve()
+
+    def _reserve(self) -> None:
+        """With a limit: keep the slots of what will be this worker's, and of what is being decided."""
+        if self._settings.limit is None:
+            return
+        expected = {run_id for run_id, outcome in self._open.items() if outcome is Outcome.EXPECTED}
+        self._ledger.reserve(len(expected) + sum(run_id not in expected for run_id in self._lanes))
 
     async def _consider(self, orphan: FlowRun) -> Outcome:
         """Take the run up if it is this worker's to take."""

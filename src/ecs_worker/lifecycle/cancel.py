@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from ecs_worker.lifecycle.loops import every, guarded
+from ecs_worker.lifecycle.lanes import Lanes
+from ecs_worker.lifecycle.loops import every
 from ecs_worker.lifecycle.run.run import WATCHED
 from ecs_worker.model import Phase
 from ecs_worker.prefect_api.event_stream import cancelling_runs
 from ecs_worker.prefect_api.schemas import StateType
 
 if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
     from ecs_worker.lifecycle.rendering.render import PoolView
     from ecs_worker.lifecycle.run.ledger import Ledger
     from ecs_worker.lifecycle.run.run import Run
@@ -30,6 +33,7 @@ WHY = "It was cancelled."
 DELETED = "Its flow run was deleted."
 DELETED_EVERY = 60.0  # seconds
 COUNTED_AT_ONCE = 1_000  # runs
+STOPPED_AT_ONCE = 10  # tasks of one place
 
 
 class Cancel:
@@ -43,31 +47,34 @@ class Cancel:
         self._watch = watch
         self._settings = settings
         self._pool_view = pool_view
+        self._lanes = Lanes(STOPPED_AT_ONCE)
 
     async def run(self) -> None:
         """Look for ever, every `cancel_seconds`; nothing is asked while nothing is held."""
-        async with anyio.create_task_group() as loops:
-            deleted = partial(every, DELETED_EVERY, self.look_for_deleted, trouble="Deleted runs can't be counted now")
-            loops.start_soon(deleted)
-            await every(self._settings.cancel_seconds, self.look, trouble="Cancelled runs can't be read now")
+        async with anyio.create_task_group() as stops:
+            deleted = partial(self.look_for_deleted, stops)
+            stops.start_soon(partial(every, DELETED_EVERY, deleted, trouble="Deleted runs can't be counted now"))
+            look = partial(self.look, stops)
+            await every(self._settings.cancel_seconds, look, trouble="Cancelled runs can't be read now")
 
     async def listen(self) -> None:
         """Hear of cancelled runs by the server's event stream, where it has one."""
-        async with aclosing(cancelling_runs(self._api, self._pool_view.pool.id)) as cancelled:
+        cancelling = cancelling_runs(self._api, self._pool_view.pool.id)
+        async with anyio.create_task_group() as stops, aclosing(cancelling) as cancelled:
             async for run_id in cancelled:
                 if (run := self._ledger.get(run_id)) is not None:
                     run.cancel()
-                    await self._stop_due()
+                    self._stop_due(stops)
 
-    async def look(self) -> None:
-        """One look. Raises PrefectError."""
+    async def look(self, stops: TaskGroup) -> None:
+        """One look, which begins to stop what is due. Raises PrefectError."""
         if len(self._ledger):
             for found in await self._api.runs(pool=self._settings.pool, states=(StateType.CANCELLING,)):
                 if (run := self._ledger.get(found.id)) is not None:
                     run.cancel()
-        await self._stop_due()
+        self._stop_due(stops)
 
-    async def look_for_deleted(self) -> None:
+    async def look_for_deleted(self, stops: TaskGroup) -> None:
         """Stop the tasks of runs that users have deleted. Raises PrefectError.
 
         They are counted, many to a call; read are only those among which one is missing.
@@ -81,16 +88,17 @@ class Cancel:
             missing = set(some) - {run.id for run in await self._api.runs(ids=some)}
             for run_id in missing:  # a bulk read may miss a run: only its own absence says that it was deleted
                 if await self._api.read_run(run_id) is None:
-                    with guarded(launched[run_id].label):
-                        await self._watch.stop(launched[run_id], DELETED)
+                    self._stop(stops, launched[run_id], DELETED)
 
-    async def _stop_due(self) -> None:
+    def _stop_due(self, stops: TaskGroup) -> None:
         for run in self._ledger:
             if self._due(run):
-                with guarded(run.label):
-                    await self._watch.stop(run, WHY)
+                self._stop(stops, run, WHY)
+
+    def _stop(self, stops: TaskGroup, run: Run, why: str) -> None:
+        self._lanes.begin(stops, run.place, run.id, run.label, partial(self._watch.stop, run, why))
 
     def _due(self, run: Run) -> bool:
         # `patience` gives up on a run before its task exists. A running flow may cancel itself first.
         grace = self._settings.cancel_grace_seconds if run.phase is Phase.RUNNING else 0.0
-        return run.cancelled and run.cancelled_for >= grace
+        return run.cancelled and run.phase in WATCHED and not run.stop_reason and run.cancelled_for >= grace

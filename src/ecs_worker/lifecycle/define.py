@@ -8,20 +8,23 @@ dies after registering, the next worker finds the revision by its tag.
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ecs_worker.errors import EcsWorkerError
+from ecs_worker.errors import AwsError, EcsWorkerError
 from ecs_worker.job.requests import definition_digest
 from ecs_worker.lifecycle.rendering.lookups import Lookups
+from ecs_worker.verdicts.classify import Kind, classify
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from ecs_worker.aws.ecs import Ecs
     from ecs_worker.aws.session import Aws
-    from ecs_worker.errors import AwsError
     from ecs_worker.lifecycle.run.run import Run
     from ecs_worker.model import AwsTarget, LaunchRequest
 
@@ -32,6 +35,7 @@ GONE = ("inactive", "unable to describe task definition", "taskdefinition not fo
 NEWEST = 5  # revisions looked at before registering another
 KEPT_FOR = 3600.0  # seconds; a definition that was deregistered meanwhile is noticed at RunTask
 
+_Family = tuple[tuple[str, str], str]
 _Key = tuple[tuple[str, str], str, str]
 
 
@@ -41,7 +45,8 @@ class Define:
     def __init__(self, aws: Aws) -> None:
         self._aws = aws
         self._known: Lookups[_Key, str] = Lookups(KEPT_FOR)
-        self._families: defaultdict[tuple[tuple[str, str], str], anyio.Lock] = defaultdict(anyio.Lock)
+        self._families: defaultdict[_Family, anyio.Lock] = defaultdict(anyio.Lock)
+        self._failed: dict[_Family, tuple[float, AwsError]] = {}  # when ECS failed last, and how
 
     async def ensure(self, request: LaunchRequest) -> str:
         """The ARN (or the name, as given) to run. Raises AwsError."""
@@ -84,17 +89,29 @@ class Define:
     async def _find_or_register(
         self, target: AwsTarget, definition: Mapping[str, Any], digest: str, newest: int
     ) -> str:
-        family = str(definition["family"])
+        family = target.key, str(definition["family"])
         ecs = await self._aws.ecs(target)
-        async with self._families[target.key, family]:
-            for arn in await ecs.newest_revisions(family, newest):
-                found = await ecs.describe_definition(arn)
-                if found.tags.get(DIGEST_TAG) == digest:
-                    log.debug("Task definition %s is as needed.", found.arn)
-                    return found.arn
-            arn = await ecs.register(*registration(definition, digest))
-            log.info("Registered task definition %s.", arn)
-            return arn
+        began = time.monotonic()
+        async with self._families[family]:
+            failed_at, failure = self._failed.get(family, (-math.inf, None))
+            if failure is not None and failed_at >= began:
+                raise failure  # ECS failed while this waited: it needn't wait for another failure
+            try:
+                return await self._found_or_registered(ecs, definition, digest, newest)
+            except AwsError as error:
+                if classify(error).kind is not Kind.PERMANENT:
+                    self._failed[family] = time.monotonic(), error
+                raise
+
+    async def _found_or_registered(self, ecs: Ecs, definition: Mapping[str, Any], digest: str, newest: int) -> str:
+        for arn in await ecs.newest_revisions(str(definition["family"]), newest):
+            found = await ecs.describe_definition(arn)
+            if found.tags.get(DIGEST_TAG) == digest:
+                log.debug("Task definition %s is as needed.", found.arn)
+                return found.arn
+        arn = await ecs.register(*registration(definition, digest))
+        log.info("Registered task definition %s.", arn)
+        return arn
 
 
 def registration(definition: Mapping[str, Any], digest: str) -> tuple[dict[str, Any], dict[str, str]]:

@@ -45,7 +45,7 @@ class Launch:
         `definition`: the ARN or the name of the task definition.
         """
         ecs = await self._aws.ecs(request.placement.target)
-        await self._patience.while_wanted(lambda: self._turn(run, ecs))
+        await self._patience.while_wanted(run, lambda: self._turn(run, ecs))
         on_demand = run.on_demand and request.placement.spot_fallback
         asked: dict[str, Any] = {
             **(without_spot(request.run_task) if on_demand else request.run_task),

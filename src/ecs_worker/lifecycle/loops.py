@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import anyio
@@ -68,7 +69,7 @@ async def every(
     Without it, and for every other error, the loop ends, and with it the worker. `hangs_after`: seconds that `once`
     may take before the process counts as unwell.
     """
-    loop = getattr(once, "__qualname__", repr(once))
+    loop = getattr(once.func if isinstance(once, partial) else once, "__qualname__", repr(once))
     turn(loop, seconds + hangs_after)
     if not at_once:
         await anyio.sleep(seconds)

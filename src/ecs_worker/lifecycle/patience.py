@@ -7,6 +7,7 @@ dies while it waits, the run is still Pending by our claim, and `adopt` goes on.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -69,7 +70,7 @@ class Patience:
             retry=retry_if_exception_type(_Again),
             wait=_WaitByVerdict(),
             stop=stop_after_delay(timeout),
-            sleep=self._sleep,
+            sleep=partial(self._sleep, run),
             before_sleep=partial(self._tell_wait, run),
             before=partial(self._look_again, run),
             reraise=True,
@@ -82,15 +83,22 @@ class Patience:
                 f"{_with_remedy(str(again), again.verdict)}"
             ) from None
 
-    async def while_wanted(self, question: Callable[[], Awaitable[T]]) -> T:
-        """The answer to what may be broken off at any time. Raises NotWanted once the worker stops."""
+    async def while_wanted(self, run: Run, question: Callable[[], Awaitable[T]]) -> T:
+        """The answer to what may be broken off at any time.
+
+        Raises NotWanted once the worker stops or the run is cancelled.
+        """
+        refuse_if_cancelled(run)
         if not self._stopping.is_set():
             with anyio.CancelScope() as scope:
                 self._breakable.add(scope)
+                run.when_cancelled(scope.cancel)
                 try:
                     return await question()
                 finally:
+                    run.when_cancelled(None)
                     self._breakable.discard(scope)
+        refuse_if_cancelled(run)
         raise NotWanted("The worker stops before the run's task was launched.")
 
     def break_off(self) -> None:
@@ -126,10 +134,10 @@ class Patience:
                 raise LaunchFailed(f"ECS refuses to launch the task{_place(run)}: {told}") from None
             raise _Again(verdict, text) from None
 
-    async def _sleep(self, seconds: float) -> None:
-        """Wait, but no longer than the worker means to live."""
-        with anyio.move_on_after(seconds):
-            await self._stopping.wait()
+    async def _sleep(self, run: Run, seconds: float) -> None:
+        """Wait, but no longer than the worker means to live, or the run is wanted."""
+        with suppress(NotWanted):
+            await self.while_wanted(run, partial(anyio.sleep, seconds))
 
     async def _tell_wait(self, run: Run, state: RetryCallState) -> None:
         """Say on the run what its launch waits for: in its logs each time, in its state when that is news."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 
 from ecs_worker.errors import AwsError, EcsWorkerError, PrefectError, PrefectNotFound
-from ecs_worker.lifecycle.loops import every, guarded
+from ecs_worker.lifecycle.lanes import Lanes
+from ecs_worker.lifecycle.loops import every
 from ecs_worker.lifecycle.run import decide
 from ecs_worker.lifecycle.run.claims import SPOT_LOST, latest_claim
 from ecs_worker.lifecycle.run.decide import Cancel, Crash, Forget, LookUp, RunSnapshot, StartAgain, Wait
@@ -22,6 +24,8 @@ from ecs_worker.prefect_api.schemas import ProposedState, SetStateStatus, StateT
 from ecs_worker.verdicts.codes import NO_CLUSTER
 
 if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
     from ecs_worker.lifecycle.journal.journal import Journal
     from ecs_worker.lifecycle.locate import Locate
     from ecs_worker.lifecycle.run.ledger import Ledger
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOKED_EVERY = 2.0  # seconds: tasks stop in bursts, and one read serves 200 of them
-TOLD_AT_ONCE = 20  # ends
+TOLD_AT_ONCE = 20  # ends of one place
 NOT_YET = "The ends of runs can't be told yet"
 
 
@@ -52,42 +56,41 @@ class Report:
         self._journal = journal
         self._way = way
         self._grace = grace
-        self._limiter = anyio.CapacityLimiter(TOLD_AT_ONCE)
+        self._lanes = Lanes(TOLD_AT_ONCE)
 
     async def run(self) -> None:
         """Look for ever."""
-        await every(LOOKED_EVERY, self.look, trouble=NOT_YET)
+        async with anyio.create_task_group() as ends:
+            await every(LOOKED_EVERY, partial(self.look, ends), trouble=NOT_YET)
 
-    async def look(self) -> None:
+    async def look(self, ends: TaskGroup) -> None:
         """Look at the held runs that have come to their end: one bulk read for 200 of them. Raises PrefectError.
 
-        Each is looked at when its task has stopped, and again when its grace is over.
+        Each is looked at when its task has stopped, and again when its grace is over. What is to be told is begun.
         """
         now = self._ledger.clock()
         ended = {
             run.id: run
             for run in self._ledger
             if run.phase in ENDING and run.due <= now and not decide.only_waits(run, self._grace)
+            if run.id not in self._lanes
         }
         if not ended:
             return
         for run in ended.values():
             run.look_again(now + max(decide.grace_of(run, self._grace) - run.in_phase_for, LOOKED_EVERY))
         found = {run.id: run for run in await self._api.runs(ids=tuple(ended))}
-        async with anyio.create_task_group() as ends:
-            for run_id, run in ended.items():
-                ends.start_soon(self._tell, run, found.get(run_id))
+        for run_id, run in ended.items():
+            self._lanes.begin(ends, run.place, run_id, run.label, partial(self._tell, run, found.get(run_id)))
 
     async def _tell(self, run: Run, found: FlowRun | None) -> None:
-        async with self._limiter:
-            with guarded(run.label):
-                try:
-                    # A bulk read may miss a run; only the run's own absence says that it was deleted.
-                    found = found or await self._api.read_run(run.id)
-                except PrefectError as error:
-                    log.warning("The end of %s can't be told yet: %s", run.label, error)
-                else:
-                    await self._settle(run, found)
+        try:
+            # A bulk read may miss a run; only the run's own absence says that it was deleted.
+            found = found or await self._api.read_run(run.id)
+        except PrefectError as error:
+            log.warning("The end of %s can't be told yet: %s", run.label, error)
+        else:
+            await self._settle(run, found)
 
     async def _settle(self, run: Run, found: FlowRun | None) -> None:
         snapshot = RunSnapshot.of(found) if found is not None else None

@@ -7,20 +7,24 @@ dies, `adopt` of the next worker describes the same tasks.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 
 from ecs_worker.errors import EcsWorkerError
+from ecs_worker.lifecycle.lanes import Lanes
 from ecs_worker.lifecycle.loops import every, guarded
 from ecs_worker.lifecycle.run.run import WATCHED
 from ecs_worker.model import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from anyio.abc import TaskGroup
 
     from ecs_worker.aws.limits import Bucket
     from ecs_worker.aws.session import Aws
@@ -32,7 +36,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_Place: TypeAlias = "tuple[AwsTarget, str]"  # and the cluster
+
 PER_CALL = 100  # DescribeTasks takes no more
+ORDERS_AT_ONCE = 10  # to stop tasks of one place
 LOOKED_EVERY = 1.0  # seconds at most between two looks at what is due
 RUNNING_FACTOR = 2.0  # tasks that run are looked at that many times less often than those that start
 MISSING_FOR = 60.0  # seconds: DescribeTasks may not know a new task for a while (ECS is eventually consistent)
@@ -53,24 +60,33 @@ class Watch:
         self._journal = journal
         self._settings = settings
         self._budgets: dict[AwsTarget, Bucket] = {}
+        self._looks: Counter[_Place] = Counter()  # calls under way
+        self._orders = Lanes(ORDERS_AT_ONCE)
         self.late = 0.0
         """How many seconds behind its time the task is that waits longest to be looked at."""
 
     async def run(self) -> None:
         """Sweep for ever."""
-        await every(min(LOOKED_EVERY, self._settings.watch_seconds / 2), self.sweep)
-
-    async def sweep(self) -> None:
-        """Describe the tasks that are due, as far as the budget goes."""
-        now = self._ledger.clock()
-        waiting: list[Run] = []
         async with anyio.create_task_group() as calls:
-            for target, chunks in self._due(now).items():
-                affordable = self._budget(target).grant(len(chunks))
-                for cluster, chunk in chunks[:affordable]:
-                    calls.start_soon(self._describe, target, cluster, chunk)
-                waiting += [chunk[0] for _, chunk in chunks[affordable:]]
-        self.late = max((now - run.due for run in waiting), default=0.0)
+            await every(min(LOOKED_EVERY, self._settings.watch_seconds / 2), partial(self.sweep, calls))
+
+    async def sweep(self, calls: TaskGroup) -> None:
+        """Begin to describe the tasks that are due, as far as the budget goes.
+
+        A place whose last calls are still under way is left alone, and holds nobody up.
+        """
+        now = self._ledger.clock()
+        late = 0.0
+        for target, chunks in self._due(now).items():
+            able = [(cluster, chunk) for cluster, chunk in chunks if not self._looks[target, cluster]]
+            left = [chunk for cluster, chunk in chunks if self._looks[target, cluster]]
+            granted = self._budget(target).grant(len(able))
+            for cluster, chunk in able[:granted]:
+                self._looks[target, cluster] += 1
+                calls.start_soon(self._look, calls, (target, cluster), chunk)
+            left += [chunk for _, chunk in able[granted:]]
+            late = max([late, *(now - chunk[0].due for chunk in left)])
+        self.late = late
 
     def _budget(self, target: AwsTarget) -> Bucket:
         if target not in self._budgets:
@@ -102,7 +118,14 @@ class Watch:
             return self._settings.watch_seconds
         return run.placement.watch_interval or RUNNING_FACTOR * self._settings.watch_seconds
 
-    async def _describe(self, target: AwsTarget, cluster: str, chunk: Sequence[Run]) -> None:
+    async def _look(self, calls: TaskGroup, place: _Place, chunk: Sequence[Run]) -> None:
+        try:
+            await self._describe(calls, place, chunk)
+        finally:
+            self._looks[place] -= 1
+
+    async def _describe(self, calls: TaskGroup, place: _Place, chunk: Sequence[Run]) -> None:
+        target, cluster = place
         watched = [(run.task.arn, run) for run in chunk if run.task is not None]
         try:
             ecs = await self._aws.ecs(target)
@@ -117,10 +140,10 @@ class Watch:
             with guarded(run.label):
                 if arn in known:
                     self.observe(run, known[arn])
-                elif arn in missing:
-                    await self._missing(run)
+                elif arn in missing and run.missing() >= MISSING_FOR:
+                    self._orders.begin(calls, place, run.id, run.label, partial(self._missing, run))
                 if why := overdue(run):
-                    await self.stop(run, why)
+                    self._orders.begin(calls, place, run.id, run.label, partial(self.stop, run, why))
             if run.phase in WATCHED:
                 run.look_again(self._ledger.clock() + self._interval(run))
 
@@ -130,8 +153,6 @@ class Watch:
             self._journal.changed(run, change)
 
     async def _missing(self, run: Run) -> None:
-        if run.missing() < MISSING_FOR:
-            return
         with suppress(EcsWorkerError):
             if await self._ask_to_stop(run, UNSEEN):
                 run.shown()  # it exists all the same: its end will show, or not in as long again

@@ -121,10 +121,10 @@ class Way:
             await self._end(run, LaunchFailed(f"ecs-worker has a fault ({fault}); its log says more."))
 
     async def _render(self, run: Run) -> LaunchRequest:
-        return await self._patience.while_wanted(lambda: self._steps.render.render(run.claim))
+        return await self._patience.while_wanted(run, lambda: self._steps.render.render(run.claim))
 
     async def _launch(self, run: Run, request: LaunchRequest) -> TaskFacts:
-        definition = await self._patience.while_wanted(lambda: self._steps.define.ensure(request))
+        definition = await self._patience.while_wanted(run, lambda: self._steps.define.ensure(request))
         try:
             return await self._steps.launch.start(run, request, definition)
         except AwsError as error:

@@ -75,7 +75,7 @@ class Orphan:
 async def look(scene: Scene) -> None:
     """One look for orphans, and all that follows from it."""
     async with scene.parts.way.open(20):
-        await scene.parts.adopt.look()
+        await scene.adopt()
         await until(lambda: not any(run.phase in UNLAUNCHED for run in scene.parts.ledger))
 
 

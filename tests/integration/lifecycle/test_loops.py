@@ -39,7 +39,7 @@ async def test_a_sweep_goes_on_with_the_next_run(scene: Scene, caplog: pytest.Lo
 
 async def test_a_cancellation_goes_on_with_the_next_run(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     broken, sound = await scene.launched("CANCELLING", target=IMPOSSIBLE), await scene.launched("CANCELLING")
-    await scene.parts.cancel.look()
+    await scene.cancel()
     assert sound.stop_reason
     assert f"{broken.label} met a fault" in caplog.text
 

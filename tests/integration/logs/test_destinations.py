@@ -103,6 +103,12 @@ def stopped(held: Run, **facts: Any) -> None:
     held.seen(replace(held.task, last_status="STOPPED", version=9, **facts))
 
 
+async def look(report: Report) -> None:
+    """A look at the ends, until all are told."""
+    async with anyio.create_task_group() as ends:
+        await report.look(ends)
+
+
 async def test_both_destinations_get_each_line_with_its_time(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     logs, feed, ledger = stage.worker()
     held = await stage.held(Output.BOTH)
@@ -239,7 +245,7 @@ async def test_a_run_that_never_began_shows_its_containers_last_lines(stage: Sta
     stopped(held, stop_code="EssentialContainerExited", containers=containers)
     logs, feed, ledger = stage.worker()
     ledger.take(held)
-    await stage.report(logs, feed, ledger).look()
+    await look(stage.report(logs, feed, ledger))
     run = await stage.admin.read_run(held.id)
     assert run["state_type"] == "CRASHED"
     async with anyio.create_task_group() as running:
@@ -267,7 +273,7 @@ async def test_an_attempt_that_is_repeated_leaves_its_last_lines(stage: Stage) -
     )
     logs, feed, ledger = stage.worker()
     ledger.take(held)
-    await stage.report(logs, feed, ledger).look()
+    await look(stage.report(logs, feed, ledger))
     assert (held.phase, held.attempt) == (Phase.CLAIMED, 2)
     async with anyio.create_task_group() as running:
         running.start_soon(logs.run)
@@ -283,7 +289,7 @@ async def test_a_run_that_began_is_not_shown_again(stage: Stage) -> None:
     stopped(held, containers=(ContainerFacts("prefect", exit_code=137),))
     logs, feed, ledger = stage.worker()
     ledger.take(held)
-    await stage.report(logs, feed, ledger).look()
+    await look(stage.report(logs, feed, ledger))
     assert (await stage.admin.read_run(held.id))["state_type"] == "CRASHED"
     assert len(logs) == 0
 

@@ -14,6 +14,14 @@ K = TypeVar("K", bound="Hashable")
 V = TypeVar("V")
 
 
+class _Asked:
+    """A call that is under way, and what came of it."""
+
+    def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.error: Exception | None = None
+
+
 class Lookups(Generic[K, V]):
     """`await lookups.get(key, ask)` asks once per key and `seconds`; errors are not kept."""
 
@@ -21,23 +29,33 @@ class Lookups(Generic[K, V]):
         self._seconds = seconds
         self._most = most
         self._kept: dict[K, tuple[float, V]] = {}
-        self._locks: dict[K, anyio.Lock] = {}
+        self._asked: dict[K, _Asked] = {}
 
     async def get(self, key: K, ask: Callable[[], Awaitable[V]]) -> V:
-        """The value, from memory while it is fresh. Raises what `ask` raises."""
-        if (found := self._fresh(key)) is not None:
-            return found[1]
-        lock = self._locks.setdefault(key, anyio.Lock())
+        """The value, from memory while it is fresh. Raises what `ask` raises, also to those who waited meanwhile."""
+        while (found := self._fresh(key)) is None:
+            asked = self._asked.get(key)
+            if asked is None:
+                return await self._ask(key, ask)
+            await asked.done.wait()
+            if asked.error is not None:
+                raise asked.error
+            # Who asked was cancelled, or the value is stale already.
+        return found[1]
+
+    async def _ask(self, key: K, ask: Callable[[], Awaitable[V]]) -> V:
+        asked = self._asked[key] = _Asked()
         try:
-            async with lock:
-                if (found := self._fresh(key)) is not None:
-                    return found[1]
-                value = await ask()
-                self.put(key, value)
-                return value
+            value = await ask()
+        except Exception as error:
+            asked.error = error
+            raise
+        else:
+            self.put(key, value)
+            return value
         finally:
-            if not lock.locked():
-                self._locks.pop(key, None)
+            del self._asked[key]
+            asked.done.set()
 
     def peek(self, key: K) -> V | None:
         """The value if it is in memory and fresh."""

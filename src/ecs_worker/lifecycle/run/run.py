@@ -72,6 +72,7 @@ class Run:
         "_lease_id",
         "_missing_since",
         "_named",
+        "_on_cancel",
         "_on_change",
         "_on_demand",
         "_phase",
@@ -101,6 +102,7 @@ class Run:
         self._phase = Phase.CLAIMED
         self._since = clock()
         self._on_change: Callable[[Phase, Phase], None] | None = None
+        self._on_cancel: Callable[[], None] | None = None
         self._placement: Placement | None = None
         self._launched: Launched | None = None
         self._named: TaskName | None = None
@@ -210,6 +212,11 @@ class Run:
     def target(self) -> AwsTarget:
         """The account and Region of its task; the worker's own until its job is rendered."""
         return self._placement.target if self._placement is not None else AwsTarget()
+
+    @property
+    def place(self) -> tuple[AwsTarget, str]:
+        """What answers or hangs as one: its task's account and Region, and the cluster."""
+        return self.target, self._placement.cluster if self._placement is not None else ""
 
     @property
     def handed_over(self) -> bool:
@@ -387,6 +394,12 @@ class Run:
         """Somebody wants it to end. Its task is stopped, or its launch given up."""
         if self._cancelled_at is None:
             self._cancelled_at = self._clock()
+            if self._on_cancel is not None:
+                self._on_cancel()
+
+    def when_cancelled(self, told: Callable[[], None] | None) -> None:
+        """Who waits for the run's sake is told at once that it is cancelled; None: nobody waits any more."""
+        self._on_cancel = told
 
     def stopping(self, why: str) -> None:
         """ECS has taken the order to stop its task."""

@@ -17,7 +17,7 @@ demo: $(VENV)/.done ## see the worker do its main job, in about a minute
 LONG := tests/chaos/test_kill_matrix.py tests/chaos/test_soak.py tests/scale
 
 test: $(VENV)/.done $(PREFECT2)/.done ## the test suite
-	$(BIN)/python -m pytest -n 3 --dist loadgroup $(addprefix --ignore=,$(LONG))
+	$(BIN)/python -m pytest -n 4 --dist loadgroup $(addprefix --ignore=,$(LONG))
 
 chaos: $(VENV)/.done ## the long tests: the kill matrix, a soak, ten thousand tasks
 	$(BIN)/python -m pytest -n 2 $(LONG)

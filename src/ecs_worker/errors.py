@@ -13,6 +13,7 @@ EcsWorkerError
 ├── NoTask                    a run's way ends before it has a task
 │   ├── LaunchFailed          ECS launched no task and will launch none: the run has crashed
 │   ├── NotWanted             the run was cancelled, or this worker stops
+│   ├── NoRoom                too many launches wait there already: the run is given back for later
 │   └── NotOurs               the run is somebody else's by now
 └── CleanupFailed             an order of the worker channel can't be carried out
 
@@ -122,6 +123,14 @@ class LaunchFailed(NoTask):
 
 class NotWanted(NoTask):
     """The run was cancelled, or this worker is stopping, before a task was launched."""
+
+
+class NoRoom(NoTask):
+    """Too many launches wait where this run is to go: it may be tried again `after` seconds."""
+
+    def __init__(self, message: str, after: float) -> None:
+        self.after = after
+        super().__init__(message)
 
 
 class NotOurs(NoTask):

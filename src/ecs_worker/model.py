@@ -302,3 +302,15 @@ class LaunchRequest:
     run_task: Mapping[str, Any] = field(repr=False)
     deregister: bool = False  # deregister the definition once the task has stopped
     match_latest: bool = False  # only the family's newest revision may be reused
+
+    @property
+    def capacity(self) -> tuple[str, ...]:
+        """What RunTask is asked for: the launch type, or the capacity providers; empty: the cluster's default."""
+        strategy = self.run_task.get("capacityProviderStrategy") or ()
+        asked = [self.run_task.get("launchType"), *(item.get("capacityProvider") for item in strategy)]
+        return tuple(str(name) for name in asked if name)
+
+    @property
+    def place(self) -> tuple[AwsTarget, str, tuple[str, ...]]:
+        """Where launches wait for the same capacity."""
+        return self.placement.target, self.placement.cluster, self.capacity

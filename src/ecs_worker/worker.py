@@ -133,7 +133,7 @@ def build(
 
     render = Render(api, aws, settings, prefect, heartbeat)
     locate = Locate(aws, render, settings.cluster)
-    patience = Patience(api, journal, stopping)
+    patience = Patience(api, ledger, journal, stopping)
     steps = Steps(
         claim=Claim(api, ledger, journal, settings.name, lambda: locate.home),
         render=render,

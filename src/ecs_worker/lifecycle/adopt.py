@@ -232,14 +232,14 @@ class Adopt:
             self._open[orphan.id] = outcome
         else:
             self._open.pop(orphan.id, None)
-        self._reserve()
+        self._reserve(decided=orphan.id)
 
-    def _reserve(self) -> None:
-        """With a limit: keep the slots of what will be this worker's, and of what is being decided."""
+    def _reserve(self, decided: UUID | None = None) -> None:
+        """With a limit: keep the slots of what will be this worker's, and of what isn't decided yet."""
         if self._settings.limit is None:
             return
         expected = {run_id for run_id, outcome in self._open.items() if outcome is Outcome.EXPECTED}
-        self._ledger.reserve(len(expected) + sum(run_id not in expected for run_id in self._lanes))
+        self._ledger.reserve(len(expected | (set(self._lanes) - {decided})))
 
     async def _consider(self, orphan: FlowRun) -> Outcome:
         """Take the run up if it is this worker's to take."""

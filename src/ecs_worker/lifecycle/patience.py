@@ -6,6 +6,7 @@ dies while it waits, the run is still Pending by our claim, and `adopt` goes on.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -16,15 +17,16 @@ import anyio
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_random_exponential
 from tenacity.wait import wait_base
 
-from ecs_worker.errors import AwsError, EcsWorkerError, LaunchFailed, NotOurs, NotWanted, PrefectError
+from ecs_worker.errors import AwsError, EcsWorkerError, LaunchFailed, NoRoom, NotOurs, NotWanted, PrefectError
 from ecs_worker.lifecycle.run.claims import WAITING, latest_claim, still_pending, waiting_id
 from ecs_worker.prefect_api.schemas import ProposedState, StateType
 from ecs_worker.verdicts.classify import Kind, classify
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Hashable
 
     from ecs_worker.lifecycle.journal.journal import Journal
+    from ecs_worker.lifecycle.run.ledger import Ledger
     from ecs_worker.lifecycle.run.run import Run
     from ecs_worker.model import AwsFailure
     from ecs_worker.prefect_api.client import PrefectClient
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+SLOW_AFTER = 1.0  # seconds
 UNPLACED_TIMEOUT = 900.0  # seconds for what AWS is asked before the job's own launch time-out is known
 BEGUN = frozenset({StateType.RUNNING, StateType.PAUSED})
 
@@ -57,14 +60,19 @@ class _Again(EcsWorkerError):
 class Patience:
     """`stopping` is set once the worker takes its leave: what only waits is then given back."""
 
-    def __init__(self, api: PrefectClient, journal: Journal, stopping: anyio.Event) -> None:
+    def __init__(self, api: PrefectClient, ledger: Ledger, journal: Journal, stopping: anyio.Event) -> None:
         self._api = api
+        self._ledger = ledger
         self._journal = journal
         self._stopping = stopping
         self._breakable: set[anyio.CancelScope] = set()
 
-    async def ask(self, run: Run, question: Callable[[], Awaitable[T]]) -> T:
-        """The answer to a question about the run. Raises LaunchFailed, NotWanted, NotOurs or what isn't AWS's."""
+    async def ask(self, run: Run, place: Hashable, question: Callable[[], Awaitable[T]]) -> T:
+        """The answer to a question about the run. Raises LaunchFailed, NotWanted, NotOurs or what isn't AWS's.
+
+        `place`: what answers as one. While its answer is awaited for longer, the run's launching slot is others'; and
+        where too many wait for capacity already, the question isn't repeated: NoRoom.
+        """
         timeout = run.placement.launch_timeout if run.placement else UNPLACED_TIMEOUT
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(_Again),
@@ -76,12 +84,19 @@ class Patience:
             reraise=True,
         )
         try:
-            return await retrying(self._once, run, question)
+            return await retrying(self._once, run, place, question)
         except _Again as again:
             raise LaunchFailed(
                 f"No ECS task could be launched{_place(run)} within {timeout:.0f} s; the last answer was: "
                 f"{_with_remedy(str(again), again.verdict)}"
             ) from None
+        finally:
+            self._ledger.aside.back(run.id)
+
+    def make_way(self, run: Run, place: Hashable) -> None:
+        """Raises NoRoom where too many launches wait already: one more would only wait, too."""
+        if why := self._ledger.aside.refusal(place):
+            raise self._no_room(run, place, why)
 
     async def while_wanted(self, run: Run, question: Callable[[], Awaitable[T]]) -> T:
         """The answer to what may be broken off at any time.
@@ -122,8 +137,13 @@ class Patience:
         elif not still_pending(now, run.claim.claim_id):
             raise NotOurs(f"The run became {now.state_name} while its launch waited.")
 
-    async def _once(self, run: Run, question: Callable[[], Awaitable[T]]) -> T:
+    def _no_room(self, run: Run, place: Hashable, why: str) -> NoRoom:
+        after = self._ledger.aside.later(place)
+        return NoRoom(f"No ECS task is launched{_place(run)} now: {why} It is tried again in {after:.0f} s.", after)
+
+    async def _once(self, run: Run, place: Hashable, question: Callable[[], Awaitable[T]]) -> T:
         refuse_if_cancelled(run)
+        slow = asyncio.get_running_loop().call_later(SLOW_AFTER, self._ledger.step_aside, run, place)
         try:
             return await question()
         except (AwsError, Refused) as error:
@@ -132,7 +152,12 @@ class Patience:
             if verdict.kind in {Kind.PERMANENT, Kind.CONFLICT}:
                 told = _with_remedy(text, verdict)
                 raise LaunchFailed(f"ECS refuses to launch the task{_place(run)}: {told}") from None
+            stands = self._ledger.step_aside(run, place, text)
+            if verdict.kind is Kind.CAPACITY and not stands and not run.unanswered:
+                raise self._no_room(run, place, text) from None
             raise _Again(verdict, text) from None
+        finally:
+            slow.cancel()
 
     async def _sleep(self, run: Run, seconds: float) -> None:
         """Wait, but no longer than the worker means to live, or the run is wanted."""

@@ -101,15 +101,20 @@ class Way:
     async def _carry(self, scheduled: FlowRun, polled_at: float) -> None:
         run = await self._steps.claim.take(scheduled, polled_at)
         if run is not None:
-            await self._bring_up(run)
+            await self._bring_up(run, new=True)
 
-    async def _bring_up(self, run: Run) -> None:
-        """From rendering to the task; or to an end that says why there is none."""
+    async def _bring_up(self, run: Run, *, new: bool = False) -> None:
+        """From rendering to the task; or to an end that says why there is none.
+
+        `new`: claimed a moment ago, so that it may be given back where there is no room for it.
+        """
         with guarded(run.label) as guard:
             try:
-                request = await self._patience.ask(run, lambda: self._render(run))
+                request = await self._patience.ask(run, run.claim.deployment_id, lambda: self._render(run))
                 run.rendered(request)
-                task = await self._patience.ask(run, lambda: self._launch(run, request))
+                if new:
+                    self._patience.make_way(run, request.place)
+                task = await self._patience.ask(run, request.place, lambda: self._launch(run, request))
             except EcsWorkerError as obstacle:
                 await self._end(run, obstacle)
             else:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from ecs_worker.job.variables import JobVariables, default_base_job_template
+from support.builders import quick_template
 from support.servers.worker import worker
 from support.simulator import AwsSimulator, FlowScript, ScriptRule, TaskScript, What, fails_to_start, fault
 from support.waiting import until
@@ -175,7 +176,7 @@ def test_no_variable_is_left_out() -> None:
 
 @pytest.mark.timeout(420)
 async def test_each_variable_reaches_its_request(admin3: Admin, tmp_path: Path) -> None:
-    """The server accepts each by the pool's schema, and each gets to AWS as it should."""
+    """Each gets to AWS as it should."""
     (tmp_path / "definition.yaml").write_text("ipcMode: task\ncontainerDefinitions: [{name: flow, user: me}]\n")
     (tmp_path / "arguments.json").write_text('{"referenceId": "by path"}')
     async with AwsSimulator() as aws:
@@ -185,12 +186,12 @@ async def test_each_variable_reaches_its_request(admin3: Admin, tmp_path: Path) 
         for group in ("prefect", "mine"):
             aws.logs.create_group(group)
         await register(aws, family="theirs", containerDefinitions=[{"name": "app", "image": "b:1"}])
-        pool = await admin3.create_pool(base_job_template=default_base_job_template())
+        pool = await admin3.create_pool(base_job_template=quick_template())
         flow_id = await admin3.create_flow()
         runs: dict[str, str] = {}
         for variable, (variables, _) in REQUESTS.items():
             deployment = await admin3.create_deployment(pool, name=variable, flow_id=flow_id, job_variables=variables)
-            runs[variable] = await admin3.create_run(deployment)
+            (runs[variable],) = await admin3.create_bare_runs(deployment, 1)
         async with worker(tmp_path, pool, server=admin3.server, aws_url=aws.url) as process:
 
             async def all_launched() -> bool:
@@ -235,7 +236,7 @@ async def test_what_variables_do(admin3: Admin, tmp_path: Path) -> None:
     async with AwsSimulator() as aws:
         recorder = Recorder(aws.site())
         aws.ecs.scripts.default = aws.site("eu-north-1").ecs.scripts.default = TaskScript(flow=FlowScript())
-        pool = await admin3.create_pool(base_job_template=default_base_job_template())
+        pool = await admin3.create_pool(base_job_template=quick_template())
         flow_id = await admin3.create_flow()
         runs: dict[str, str] = {}
         for name, variables in jobs.items():

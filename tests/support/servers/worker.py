@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from support.servers.prefect import PrefectServer
 
 QUICK = {
-    # Short waits; but a poll costs the Prefect server 40 ms, and it serves all tests.
+    # Short waits; but a poll costs the Prefect server 30 ms of CPU, and the other looks half of it.
     "ECS_WORKER_QUERY_SECONDS": "1",
     "ECS_WORKER_WATCH_SECONDS": "0.5",
-    "ECS_WORKER_CANCEL_SECONDS": "1",
+    "ECS_WORKER_CANCEL_SECONDS": "2",
     "ECS_WORKER_CANCEL_GRACE_SECONDS": "3",
     "ECS_WORKER_REPORT_GRACE_SECONDS": "1",
-    "ECS_WORKER_HEARTBEAT_SECONDS": "2",
-    "ECS_WORKER_ADOPT_SECONDS": "1",
+    "ECS_WORKER_HEARTBEAT_SECONDS": "3",
+    "ECS_WORKER_ADOPT_SECONDS": "3",
 }
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)

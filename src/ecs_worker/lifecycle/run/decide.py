@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ecs_worker.errors import AwsError, LaunchFailed, NotOurs, NotWanted, PrefectNotFound, UserError
+from ecs_worker.errors import AwsError, LaunchFailed, NoRoom, NotOurs, NotWanted, PrefectNotFound, UserError
 from ecs_worker.lifecycle.run.claims import of_claim
 from ecs_worker.model import Phase
 from ecs_worker.prefect_api.schemas import StateType
@@ -240,8 +240,18 @@ def of_unlaunched(
     # PrefectNotFound: what the job is made of was deleted, or the run itself.
     if run.cancelled or isinstance(obstacle, LaunchFailed | UserError | PrefectNotFound):
         return Crash(str(obstacle))
-    # Leaving, or the Prefect API could not tell what the launch needs: any worker may try, this one later.
-    return Release(str(obstacle), 0.0 if isinstance(obstacle, NotWanted) else LATER)
+    return Release(str(obstacle), _after(obstacle))
+
+
+def _after(obstacle: Exception) -> float:
+    """When a run that is given back may be tried again: by any worker when this one leaves, and later otherwise."""
+    match obstacle:
+        case NotWanted():
+            return 0.0
+        case NoRoom(after=after):
+            return after
+        case _:  # the Prefect API could not tell what the launch needs
+            return LATER
 
 
 def of_orphan(state: StateType | None, obstacle: str) -> Launch | Crash:

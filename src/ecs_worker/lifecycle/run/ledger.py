@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from ecs_worker.lifecycle.run.aside import MOST_ASIDE, Aside
 from ecs_worker.lifecycle.run.run import UNLAUNCHED
 from ecs_worker.model import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterator, Mapping
     from uuid import UUID
 
     from ecs_worker.lifecycle.run.run import Run
@@ -27,6 +28,9 @@ _TOLD = frozenset({Phase.STARTING, Phase.STOPPED, Phase.ABANDONED})
 class Ledger:
     """What is in flight. A run takes a slot from its claim until its task has stopped.
 
+    A launch takes another, of `max_launching`, which it leaves to others while it waits: then it stands `aside`. With a
+    limit at most half of its slots go to such runs of one place.
+
     `clock` is the time by which all parts of the lifecycle judge, in seconds.
     """
 
@@ -34,6 +38,7 @@ class Ledger:
         self.clock = clock
         self._limit = limit
         self._max_launching = max_launching
+        self.aside = Aside(MOST_ASIDE if limit is None else min(MOST_ASIDE, max(1, limit // 2)), clock)
         self._held: dict[UUID, Run] = {}
         self._phases: Counter[Phase] = Counter()
         self._freed = anyio.Event()
@@ -60,7 +65,7 @@ class Ledger:
     @property
     def free(self) -> int:
         """How many more runs may be claimed now: below the limit, and below the launch queue's length."""
-        room = self._max_launching - sum(self._phases[phase] for phase in UNLAUNCHED)
+        room = self._max_launching - (sum(self._phases[phase] for phase in UNLAUNCHED) - len(self.aside))
         if self._limit is not None:
             ended = self._phases[Phase.STOPPED] + self._phases[Phase.ABANDONED]
             room = min(room, self._limit - (len(self._held) - ended) - self._reserved)
@@ -72,6 +77,14 @@ class Ledger:
         self._reserved = slots
         if freed:
             self._tell()
+
+    def step_aside(self, run: Run, place: Hashable, why: str = "") -> bool:
+        """The run's launch waits, and its launching slot is free. False: too many wait there, so it isn't."""
+        before = len(self.aside)
+        stands = self.aside.step(run.id, place, why)
+        if len(self.aside) > before:
+            self._tell()
+        return stands
 
     def take(self, run: Run) -> None:
         """Begin to hold a run. Its slot is taken before the claim is asked, so that no claim exceeds the limit."""

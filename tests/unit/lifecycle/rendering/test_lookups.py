@@ -71,7 +71,9 @@ async def test_when_who_asked_is_cancelled_another_asks() -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(first)
         await anyio.wait_all_tasks_blocked()
-        group.start_soon(gather, lookups, asked, 1)
+        group.start_soon(lookups.get, "key", asked)
         await anyio.wait_all_tasks_blocked()
         scope.cancel()
+        await anyio.wait_all_tasks_blocked()
+        asked.gate.set()
     assert asked.times == 2

@@ -37,6 +37,7 @@ from ecs_worker.lifecycle.adopt import Adopt
 from ecs_worker.lifecycle.cancel import Cancel
 from ecs_worker.lifecycle.claim import Claim
 from ecs_worker.lifecycle.cleanup import Cleanup
+from ecs_worker.lifecycle.colleagues import Colleagues
 from ecs_worker.lifecycle.define import Define
 from ecs_worker.lifecycle.journal.event_feed import EventFeed
 from ecs_worker.lifecycle.journal.journal import Journal
@@ -142,7 +143,7 @@ def build(
         sign=Sign(api, ledger, settings.name),
     )
     way = Way(steps, patience, locate, ledger, journal)
-    watch = Watch(aws, ledger, journal, settings)
+    watch = Watch(aws, ledger, locate, journal, settings)
     return Parts(
         ledger=ledger,
         heartbeat=heartbeat,
@@ -155,7 +156,7 @@ def build(
         steps=steps,
         way=way,
         poll=Poll(api, ledger, settings, way.send_scheduled),
-        adopt=Adopt(api, ledger, locate, way, settings, heartbeat),
+        adopt=Adopt(api, ledger, locate, way, settings, Colleagues(api, settings, heartbeat, aws.shared_by)),
         watch=watch,
         listener=Listener(aws, ledger, watch, settings.events_queue) if settings.events_queue else None,
         report=Report(api, ledger, journal, locate, way, settings.report_grace_seconds),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from botocore.utils import parse_timestamp
 
+from ecs_worker.aws.limits import ON_FARGATE
 from ecs_worker.aws.service import Service, read_plainly
 from ecs_worker.errors import AwsError
 from ecs_worker.model import AwsFailure, ContainerFacts, TaskFacts
@@ -15,7 +17,7 @@ from ecs_worker.verdicts.classify import Kind, classify
 from ecs_worker.verdicts.codes import INVALID_PARAMETER, NO_CLUSTER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     from ecs_worker.aws.limits import Limits
     from ecs_worker.model import AwsTarget
@@ -36,6 +38,8 @@ _ANSWER_ONLY = frozenset(
 )
 
 
+FARGATE = frozenset({"FARGATE", "FARGATE_SPOT"})
+AWS_ENDPOINT = re.compile(r"\.(amazonaws\.com(\.cn)?|api\.aws)$")  # an emulator has no Fargate, nor its limit
 _MISSING = "MISSING"  # the failure of a task that ECS doesn't know
 
 
@@ -57,8 +61,8 @@ class Ecs(Service):
 
     name = "ecs"
 
-    def __init__(self, client: Any, target: AwsTarget, limits: Limits) -> None:
-        super().__init__(client, target, limits)
+    def __init__(self, client: Any, target: AwsTarget, limits: Limits, account: Hashable) -> None:
+        super().__init__(client, target, limits, account)
         client.meta.events.register("before-parse.ecs.DescribeTasks", read_plainly)
 
     async def run_task(self, request: Mapping[str, Any]) -> tuple[list[TaskFacts], list[AwsFailure]]:
@@ -67,6 +71,12 @@ class Ecs(Service):
         It doesn't wait for its `turn`. The caller does that before: the wait may be cancelled, this call must not be.
         """
         return _tasks_and_failures("RunTask", await self._ask("RunTask", **request))
+
+    async def launch_turn(self, capacity: Sequence[str]) -> None:
+        """Wait until AWS's limits leave room for RunTask with that launch type, or those capacity providers."""
+        await self.turn("RunTask")
+        if not FARGATE.isdisjoint(capacity) and AWS_ENDPOINT.search(self._client.meta.endpoint_url):
+            await self.turn(ON_FARGATE)
 
     async def describe_tasks(self, cluster: str, arns: Sequence[str]) -> tuple[list[TaskFacts], list[AwsFailure]]:
         """At most 100 tasks of one cluster. Tasks that ECS doesn't know (yet, or any more) are among the failures."""

@@ -68,7 +68,7 @@ def translated(operation: str) -> Iterator[None]:
         if mistake is not None:
             raise UserError(mistake.format(f"{text.rstrip('.')}.")) from None
         raise AwsError(operation, type(error).__name__, _VALUE.sub("", text)) from None
-    except (aiohttp.ClientError, TimeoutError, ResponseParserError) as error:
+    except (aiohttp.ClientError, TimeoutError, ResponseParserError, LookupError) as error:  # botocore's parser's, too
         raise AwsError(operation, type(error).__name__, str(error) or "No usable answer came.") from None
 
 

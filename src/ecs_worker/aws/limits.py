@@ -61,22 +61,29 @@ CLUSTER_MODIFY = "ecs cluster resource modify"
 CLUSTER_READ = "ecs cluster resource read"
 DEFINITION_MODIFY = "ecs task definition modify"
 DEFINITION_READ = "ecs task definition read"
+FARGATE_LAUNCH = "fargate launch"
 LOGS_GET = "logs GetLogEvents"
 LOGS_FILTER = "logs FilterLogEvents"
 
-# Where Regions differ, the lowest. Fargate's own limit on launches (5 to 20 per second, by Region and capacity)
-# is left out: it only holds for some tasks, and `penalise` adapts to it.
+# Where Regions differ, the lowest; but of Fargate's launches the larger Regions' rate (others have 5 per second): to
+# theirs `penalise` adapts.
 RATES = {
     CLUSTER_MODIFY: Rate(100, 40),
     CLUSTER_READ: Rate(100, 20),
+    FARGATE_LAUNCH: Rate(20, 20),
     DEFINITION_MODIFY: Rate(20, 1),
     DEFINITION_READ: Rate(50, 20),
     LOGS_GET: Rate(10, 10),
     LOGS_FILTER: Rate(5, 5),
 }
 
+ON_FARGATE = "RunTask on Fargate"
+"""No operation of its own: Fargate's limit on RunTask comes on top of ECS's (ECS developer guide, "AWS Fargate
+throttling quotas")."""
+
 GROUPS = {
     "RunTask": CLUSTER_MODIFY,
+    ON_FARGATE: FARGATE_LAUNCH,
     "StopTask": CLUSTER_MODIFY,
     "DescribeTasks": CLUSTER_READ,
     "ListTasks": CLUSTER_READ,
@@ -98,13 +105,19 @@ class Bucket:
         self._tokens = rate.burst
         self._filled_at = clock.now()
         self._factor = 1.0
+        self._workers = 1
         self._penalised_at: float | None = None
         self._turn = anyio.Lock(fast_acquire=True)  # in the order of waiting; a free one takes no turn of the loop
 
     @property
     def per_second(self) -> float:
         """The rate at which calls go out now."""
-        return self._rate.per_second * self._factor
+        return self._rate.per_second / self._workers * self._factor
+
+    def shared_by(self, workers: int) -> None:
+        """So many workers draw on the same limit: each has its part, and more while calls wait and AWS allows it."""
+        self._fill()
+        self._workers = workers
 
     async def take(self) -> None:
         """Return when one call may be made."""
@@ -134,21 +147,25 @@ class Bucket:
         now = self._clock.now()
         passed = max(now - self._filled_at, 0.0)
         self._filled_at = now
-        self._tokens = min(self._rate.burst, self._tokens + passed * self.per_second)
-        self._factor = min(1.0, self._factor + passed / RECOVERY_SECONDS)
+        burst = max(1.0, self._rate.burst / self._workers)
+        self._tokens = min(burst, self._tokens + passed * self.per_second)
+        most = self._workers if self._turn.locked() else max(1.0, min(self._factor, self._workers))
+        self._factor = min(most, self._factor + passed / RECOVERY_SECONDS)
         return self._tokens
 
 
 class Limits:
     """The buckets of all accounts and Regions that this worker calls.
 
-    `share` is the part of each published limit that this worker takes for itself (0 to 1).
+    `share` is the part of each published limit that is taken (0 to 1): by this worker, or by all of its pool together.
     """
 
     def __init__(self, *, share: float = DEFAULT_SHARE, clock: Clock | None = None) -> None:
         self._share = share
-        self._clock = clock or SystemClock()
+        self.clock = clock or SystemClock()
+        self._workers = 1
         self._buckets: dict[tuple[Hashable, str], Bucket] = {}
+        self._parts: dict[tuple[Hashable, str, float], Bucket] = {}
 
     def bucket(self, key: Hashable, operation: str) -> Bucket | None:
         """The bucket that `operation` draws from in the account and Region of `key`; None: not limited here."""
@@ -159,13 +176,27 @@ class Limits:
         if bucket is None:
             published = RATES[group]
             rate = Rate(max(1.0, published.burst * self._share), published.per_second * self._share)
-            bucket = self._buckets[key, group] = Bucket(rate, self._clock)
+            bucket = self._buckets[key, group] = Bucket(rate, self.clock)
+            bucket.shared_by(self._workers)
         return bucket
 
-    def part(self, operation: str, share: float) -> Bucket:
-        """A new bucket with that share (0 to 1) of the published rate of `operation`, which must be in `GROUPS`.
+    def part(self, key: Hashable, operation: str, share: float) -> Bucket:
+        """The bucket with that share (0 to 1) of the published rate of `operation`, which must be in `GROUPS`.
 
         For a caller that is to keep below the limit by itself. It saves up two seconds' worth of calls, at least one.
         """
-        per_second = RATES[GROUPS[operation]].per_second * share
-        return Bucket(Rate(max(1.0, per_second * _PART_BURST_SECONDS), per_second), self._clock)
+        bucket = self._parts.get((key, operation, share))
+        if bucket is None:
+            per_second = RATES[GROUPS[operation]].per_second * share
+            bucket = Bucket(Rate(max(1.0, per_second * _PART_BURST_SECONDS), per_second), self.clock)
+            self._parts[key, operation, share] = bucket
+            bucket.shared_by(self._workers)
+        return bucket
+
+    def shared_by(self, workers: int) -> None:
+        """So many workers of the pool live, and each takes its part."""
+        if workers == self._workers:
+            return
+        self._workers = workers
+        for bucket in (*self._buckets.values(), *self._parts.values()):
+            bucket.shared_by(workers)

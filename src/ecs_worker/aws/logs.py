@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ecs_worker.aws.service import Service, read_plainly
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     from ecs_worker.aws.limits import Limits
     from ecs_worker.model import AwsTarget
@@ -31,8 +31,8 @@ class Logs(Service):
 
     name = "logs"
 
-    def __init__(self, client: Any, target: AwsTarget, limits: Limits) -> None:
-        super().__init__(client, target, limits)
+    def __init__(self, client: Any, target: AwsTarget, limits: Limits, account: Hashable) -> None:
+        super().__init__(client, target, limits, account)
         for operation in ("GetLogEvents", "FilterLogEvents"):
             client.meta.events.register(f"before-parse.logs.{operation}", read_plainly)
 

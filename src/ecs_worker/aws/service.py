@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,8 +11,11 @@ from botocore import xform_name
 from botocore.parsers import ResponseParserError
 
 from ecs_worker.aws.errors import translated
+from ecs_worker.errors import AwsError
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator
+
     from ecs_worker.aws.limits import Limits
     from ecs_worker.model import AwsTarget
 
@@ -25,27 +29,46 @@ class Service:
 
     name: ClassVar[str]
 
-    def __init__(self, client: Any, target: AwsTarget, limits: Limits) -> None:
+    def __init__(self, client: Any, target: AwsTarget, limits: Limits, account: Hashable) -> None:
+        """`account`: whose limits the calls count against, the Region included."""
         self._client = client
         self._limits = limits
+        self._account = account
         self.target = target
+        self.calls = 0
+        """How many are under way, those that wait for their turn among them."""
+        self.used_at = self._limits.clock.now()
+        self.closed = False
 
     async def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """Wait for the operation's turn, then ask AWS. Parameters that are None are left out."""
-        await self.turn(operation)
-        return await self._ask(operation, **parameters)
+        with self._in_use():
+            await self.turn(operation)
+            return await self._ask(operation, **parameters)
 
     async def turn(self, operation: str) -> None:
         """Wait until AWS's limits leave room for the operation."""
-        bucket = self._limits.bucket(self.target.key, operation)
+        bucket = self._limits.bucket(self._account, operation)
         if bucket is not None:
-            await bucket.take()
+            with self._in_use():
+                await bucket.take()
 
     async def _ask(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        if self.closed:  # botocore would take it, and leave its connections open
+            raise AwsError(operation, "ClientClosed", "Its client was closed, as nobody had used it for long.")
         call = getattr(self._client, xform_name(operation))
-        with translated(operation):
+        with self._in_use(), translated(operation):
             answer: dict[str, Any] = await call(**{k: v for k, v in parameters.items() if v is not None})
         return answer
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        self.calls += 1
+        try:
+            yield
+        finally:
+            self.calls -= 1
+            self.used_at = self._limits.clock.now()
 
 
 def read_plainly(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:

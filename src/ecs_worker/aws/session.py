@@ -1,7 +1,7 @@
 """One AWS session for the worker's whole life, and one client per service and target.
 
 Making a client takes tens of milliseconds and megabytes of memory, and it keeps its connections. So each is made
-once, on first use, and closed with the session.
+once, on first use, and closed with the session, or when nobody has used it for long: blocks' credentials turn over.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import math
 import os
+import re
 import uuid
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
@@ -48,7 +50,7 @@ from ecs_worker.model import AwsCredentials, AwsTarget
 from ecs_worker.verdicts.classify import is_throttle
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
     from types import TracebackType
 
     from ecs_worker.aws.limits import Bucket
@@ -66,7 +68,12 @@ _CONNECTIONS = 100
 # Checked here, so that a wrong one stops the worker at its start; of others botocore complains on first use.
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_ECS")
 _OWN = AwsTarget()
+_ROLE = re.compile(r"arn:[\w-]+:iam::(?P<account>\d+):role/")
 _ACCOUNT_TIMEOUT = 5.0  # seconds; in a private network STS may be out of reach
+_ACCOUNT_AGAIN = 600.0  # seconds after which STS is asked again when it didn't answer
+MOST_CLIENTS = 50  # beside those with the worker's own credentials
+IDLE_AFTER = 60.0  # seconds without a call, from which on a client may be closed when there are more than that
+UNUSED_AFTER = 900.0  # seconds without a call, from which on it is closed in any case
 _S = TypeVar("_S", bound=Service)
 
 
@@ -78,22 +85,22 @@ class Aws:
 
     def __init__(self, *, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
-        self._stack = AsyncExitStack()
+        self._clients: dict[tuple[str, AwsTarget], AsyncExitStack] = {}
         self._sessions: dict[str, aioboto3.Session] = {}
         self._models: Any = None  # botocore's service models, parsed once for all sessions
         self._services: dict[tuple[str, AwsTarget], Service] = {}
         self._accounts: dict[str, str] = {}  # by the credentials' fingerprint
+        self._silent_until = -math.inf  # STS did not answer
         self._making: dict[tuple[str, AwsTarget], anyio.Lock] = {}
 
     async def __aenter__(self) -> Self:
-        await self._stack.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._services.clear()
-        await self._stack.__aexit__(kind, error, trace)
+        for key in tuple(self._services):
+            await self._close(key)
 
     async def check(self) -> None:
         """Raise UserError unless there are credentials and a Region for the worker itself, and usable endpoint URLs.
@@ -125,14 +132,19 @@ class Aws:
     async def account(self, target: AwsTarget = _OWN) -> str:
         """The account that the target's credentials belong to; empty if that can't be told now. Asked once each."""
         key = target.key[0]
-        if key not in self._accounts:
+        role = target.credentials.assume_role_arn if target.credentials is not None else None
+        if role and (named := _ROLE.match(role)) is not None:
+            return named["account"]
+        if key not in self._accounts and self._limits.clock.now() >= self._silent_until:
             try:
                 with anyio.fail_after(_ACCOUNT_TIMEOUT):
                     self._accounts[key] = await (await self._service(Sts, target)).account()
-            except (AwsError, TimeoutError, UserError) as error:
+            except TimeoutError:
+                self._silent_until = self._limits.clock.now() + _ACCOUNT_AGAIN
+                log.debug("STS doesn't answer: whose credentials these are can't be told.")
+            except (AwsError, UserError) as error:
                 log.debug("STS doesn't tell whose credentials these are: %s", error)
-                return ""
-        return self._accounts[key]
+        return self._accounts.get(key, "")
 
     async def ecs(self, target: AwsTarget = _OWN) -> Ecs:
         """ECS in that account and Region."""
@@ -154,9 +166,17 @@ class Aws:
         """S3 for that account."""
         return await self._service(S3, target)
 
-    def part(self, operation: str, share: float) -> Bucket:
-        """A bucket of its own with that share (0 to 1) of AWS's limit on the operation; `Limits.part`."""
-        return self._limits.part(operation, share)
+    def part(self, target: AwsTarget, operation: str, share: float) -> Bucket:
+        """The bucket with that share (0 to 1) of the account's limit on the operation; `Limits.part`."""
+        return self._limits.part(self._budget(target), operation, share)
+
+    def shared_by(self, workers: int) -> None:
+        """So many workers of the pool live: AWS's limits are for all of them."""
+        self._limits.shared_by(workers)
+
+    def _budget(self, target: AwsTarget) -> tuple[str, str]:
+        """Equal for what counts against the same limits: an account and a Region, whatever the credentials."""
+        return self._accounts.get(target.key[0], "") or target.key[0], self.region(target) or ""
 
     async def _service(self, kind: type[_S], target: AwsTarget) -> _S:
         # With its Region written out: no Region and the worker's own Region then share clients and limits.
@@ -167,8 +187,12 @@ class Aws:
                 key, anyio.Lock()
             ):  # one client, even for two first users at the same time
                 if key not in self._services:
+                    if target.credentials is not None and kind is not Sts:
+                        await self.account(target)
+                    await self._close_unused()
                     with translated(f"{kind.name} client"):
-                        self._services[key] = kind(await self._client(kind.name, target), target, self._limits)
+                        client = await self._client(kind.name, target)
+                        self._services[key] = kind(client, target, self._limits, self._budget(target))
         service = self._services[key]
         assert isinstance(service, kind), "each kind has a name of its own"
         return service
@@ -179,15 +203,39 @@ class Aws:
         try:
             parameters = _client_parameters(name, target.credentials)
             made = session.client(name, region_name=target.region, **parameters)
-            client = await self._stack.enter_async_context(made)
+            stack = AsyncExitStack()
+            client = await stack.enter_async_context(made)
         except (TypeError, ValueError) as error:  # from botocore, for unknown options and bad URLs
             if isinstance(error, BotoCoreError):
                 raise
             raise UserError(
                 f"The AWS settings can't be used: {error}. Correct AWS_ENDPOINT_URL, or the aws-credentials block."
             ) from None
-        client.meta.events.register("response-received", partial(_slow_down, self._limits, target))
+        self._clients[name, target] = stack
+        client.meta.events.register("response-received", partial(_slow_down, self._limits, self._budget(target)))
         return client
+
+    async def _close_unused(self) -> None:
+        """Close clients of blocks' credentials that nobody uses any more, the longest unused first."""
+        now = self._limits.clock.now()
+        theirs = [key for key in self._services if key[1].credentials is not None]
+        theirs.sort(key=lambda key: self._services[key].used_at)
+        for number, key in enumerate(theirs):
+            service = self._services[key]
+            idle = now - service.used_at
+            crowded = len(theirs) - number >= MOST_CLIENTS
+            if not service.calls and (idle > UNUSED_AFTER or (crowded and idle > IDLE_AFTER)):
+                await self._close(key)
+
+    async def _close(self, key: tuple[str, AwsTarget]) -> None:
+        service = self._services.pop(key)
+        service.closed = True
+        self._making.pop(key, None)
+        await self._clients.pop(key).aclose()
+        fingerprint = key[1].key[0]
+        if fingerprint and not any(target.key[0] == fingerprint for _, target in self._services):
+            self._sessions.pop(fingerprint, None)
+            self._accounts.pop(fingerprint, None)
 
     def _session(self, credentials: AwsCredentials | None) -> aioboto3.Session:
         key = credentials.fingerprint if credentials else ""
@@ -215,11 +263,11 @@ def _without_documentation(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return {name: "" if name == "documentation" and isinstance(value, str) else value for name, value in pairs}
 
 
-def _slow_down(limits: Limits, target: AwsTarget, event_name: str, parsed_response: Any, **_: object) -> None:
+def _slow_down(limits: Limits, account: Hashable, event_name: str, parsed_response: Any, **_: object) -> None:
     """Botocore hook, called for every answer, even for those after which botocore tries again by itself."""
     error = (parsed_response or {}).get("Error")
     if error and is_throttle(str(error.get("Code", "")), str(error.get("Message", ""))):
-        bucket = limits.bucket(target.key, event_name.rpartition(".")[2])
+        bucket = limits.bucket(account, event_name.rpartition(".")[2])
         if bucket is not None:
             bucket.penalise()
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple
 from datetime import UTC, datetime
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -36,18 +36,19 @@ from ecs_worker.model import TaskFacts, TaskName
 from ecs_worker.prefect_api.schemas import StateType
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Sequence
     from uuid import UUID
 
     from anyio.abc import TaskGroup
 
+    from ecs_worker.lifecycle.colleagues import Colleagues
     from ecs_worker.lifecycle.locate import Locate
     from ecs_worker.lifecycle.run.claims import ClaimRecord
     from ecs_worker.lifecycle.run.ledger import Ledger
     from ecs_worker.lifecycle.run.run import Run
     from ecs_worker.lifecycle.way import Way
     from ecs_worker.prefect_api.client import PrefectClient
-    from ecs_worker.prefect_api.schemas import FlowRun, Worker
+    from ecs_worker.prefect_api.schemas import FlowRun
     from ecs_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -59,15 +60,6 @@ AWAITING_RETRY = "AwaitingRetry"  # Prefect's name of the state of runs that wai
 TAKEN_AT_ONCE = 10  # runs of one place
 LONGEST_LOOK = 3600.0  # seconds: ten thousand runs of a dead colleague, within the Prefect API's limits
 READ_AT_ONCE = 200  # the server's page
-ODD_BEAT = 3.0  # seconds by which the server's word of our heartbeats may differ from ours
-
-
-class Beats(Protocol):
-    """This worker's own heartbeats."""
-
-    @property
-    def beat_at(self) -> float | None:
-        """When the last one was sent, in seconds of a clock that never goes back."""
 
 
 def _place_of(orphan: FlowRun) -> tuple[str, ...]:
@@ -116,31 +108,6 @@ def mine(
     return waited >= settle * ranking(run.id, live).index(me)
 
 
-@dataclass(slots=True)
-class Colleagues:
-    """The pool's workers, as the looks have seen them. Memory only: after a restart all have to show up again."""
-
-    online: frozenset[str] = frozenset()
-    gone: bool = True  # at the last look one was missing that was there before; so it is at the first look
-    _beats: dict[str, object] = field(default_factory=dict)
-    _proven: set[str] = field(default_factory=set)
-
-    def saw(self, workers: Iterable[Worker], me: str) -> None:
-        """Take in the list of those that are ONLINE."""
-        online = {worker.name: worker.last_heartbeat_time for worker in workers if worker.status == "ONLINE"}
-        now = frozenset(online) | {me}
-        self.gone = bool(self.online - now) or not self.online
-        self._proven = {name for name, beat in online.items() if name in self._proven or self._beat_again(name, beat)}
-        self.online, self._beats = now, dict(online)
-
-    def doubtful(self, me: str) -> frozenset[str]:
-        """Those that are ONLINE and have not beaten since the first look: they may have died a moment ago."""
-        return self.online - self._proven - {me}
-
-    def _beat_again(self, name: str, beat: object) -> bool:
-        return name in self._beats and self._beats[name] != beat
-
-
 class Adopt:
     """Looks for orphans."""
 
@@ -151,23 +118,20 @@ class Adopt:
         locate: Locate,
         way: Way,
         settings: WorkerSettings,
-        beats: Beats,
+        colleagues: Colleagues,
     ) -> None:
         self._api = api
         self._ledger = ledger
         self._locate = locate
         self._way = way
         self._settings = settings
-        self._beats = beats
-        self._colleagues = Colleagues()
+        self._colleagues = colleagues
         self._looked_at_all = -math.inf
         self._lanes = Lanes(TAKEN_AT_ONCE)
         self._open: dict[UUID, Outcome] = {}  # what the last looks made of those that the next is to see again
         self._since: dict[UUID, float] = {}  # orphan → when it was seen first
         self._theirs: set[UUID] = set()  # claimed by a live colleague
         self._said: set[UUID] = set()
-        self._own_beat: tuple[datetime, float] | None = None
-        self._twin_told = False
 
     async def run(self) -> None:
         """Look at the start and every `adopt_seconds`."""
@@ -185,12 +149,9 @@ class Adopt:
         Pending and Cancelling runs are few and can't wait. All that run are listed only when a worker has gone (or
         at the start), since a pool may have thousands, and once in a while for safety.
         """
-        me, pool = self._settings.name, self._settings.pool
-        workers = await self._api.workers(pool, status="ONLINE")
-        self._look_for_twin(workers)
-        self._colleagues.saw(workers, me)
+        await self._colleagues.look()
         now = self._ledger.clock()
-        doubt = self._settings.limit is not None and bool(self._colleagues.doubtful(me))
+        doubt = self._settings.limit is not None and bool(self._colleagues.doubtful)
         everything = self._colleagues.gone or doubt or now - self._looked_at_all >= EVERYTHING_EVERY
         orphans = [run_id for run_id in await self._list(everything) if run_id not in self._ledger]
         self._since = {run_id: self._since.get(run_id, now) for run_id in orphans}
@@ -283,7 +244,7 @@ class Adopt:
     def _known(self, orphan: FlowRun) -> Outcome | None:
         """What label, message or an earlier look say already: no need to read the run's history."""
         me, live = self._settings.name, self._colleagues.online
-        doubtful = self._colleagues.doubtful(me)
+        doubtful = self._colleagues.doubtful
         holder = orphan.labels.get(WORKER_LABEL)
         if holder in live and holder != me:
             return self._expected_from(orphan, holder, doubtful)
@@ -366,21 +327,3 @@ class Adopt:
         level = logging.DEBUG if orphan.id in self._said else logging.WARNING
         self._said.add(orphan.id)
         log.log(level, "%s %s", orphan.name, what)
-
-    def _look_for_twin(self, workers: Iterable[Worker]) -> None:
-        """Two workers of one name would take each other's runs for their own: the server hears more than our beats."""
-        name, sent = self._settings.name, self._beats.beat_at
-        heard = next((worker.last_heartbeat_time for worker in workers if worker.name == name), None)
-        if heard is None or sent is None:
-            return
-        if self._own_beat is not None and not self._twin_told:
-            heard_before, sent_before = self._own_beat
-            if abs((heard - heard_before).total_seconds() - (sent - sent_before)) > ODD_BEAT:
-                self._twin_told = True
-                log.warning(
-                    "Another worker called %s seems to be alive in work pool %s: give each worker a --name of its own, "
-                    "or they take each other's runs for theirs.",
-                    name,
-                    self._settings.pool,
-                )
-        self._own_beat = (heard, sent)

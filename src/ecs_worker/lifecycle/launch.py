@@ -45,7 +45,7 @@ class Launch:
         `definition`: the ARN or the name of the task definition.
         """
         ecs = await self._aws.ecs(request.placement.target)
-        await self._patience.while_wanted(run, lambda: self._turn(run, ecs))
+        await self._patience.while_wanted(run, lambda: self._turn(run, ecs, request))
         on_demand = run.on_demand and request.placement.spot_fallback
         asked: dict[str, Any] = {
             **(without_spot(request.run_task) if on_demand else request.run_task),
@@ -70,10 +70,10 @@ class Launch:
             run.lost_spot()
         raise Refused(failures[0] if failures else AwsFailure(reason="ECS launched no task and gave no reason"))
 
-    async def _turn(self, run: Run, ecs: Ecs) -> None:
+    async def _turn(self, run: Run, ecs: Ecs, request: LaunchRequest) -> None:
         """Wait for the turn that AWS's limits leave to this launch: behind hundreds of others that takes a while."""
         began = self._ledger.clock()
-        await ecs.turn("RunTask")
+        await ecs.launch_turn(request.capacity)
         if self._ledger.clock() - began > STALE_AFTER:
             await self._patience.still_wanted(run)
         refuse_if_cancelled(run)

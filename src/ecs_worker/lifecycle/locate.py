@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ecs_worker.errors import AwsError, JobInvalid, PrefectNotFound, UserError
 from ecs_worker.model import DEFAULT_CLUSTER, AwsTarget, Place, Placement
-from ecs_worker.verdicts.classify import Kind, classify
+from ecs_worker.verdicts.classify import Kind, classify, turned_over
 
 if TYPE_CHECKING:
     from ecs_worker.aws.session import Aws
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from ecs_worker.lifecycle.run.run import Run
     from ecs_worker.model import ClaimedRun, TaskFacts, TaskName
 
+log = logging.getLogger(__name__)
+
+RENEWED_EVERY = 30.0  # seconds at least between two questions for a target's credentials that gave no others
 MOST_DESCRIBED = 100  # DescribeTasks takes no more
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -31,6 +36,7 @@ class Locate:
         self._aws = aws
         self._render = render
         self._home = Place("", "", cluster or DEFAULT_CLUSTER)
+        self._current_until: dict[AwsTarget, float] = {}  # their credentials were asked for a moment ago
 
     @property
     def home(self) -> Place:
@@ -67,14 +73,44 @@ class Locate:
         target = replace(placement.target, region=name.region or placement.target.region)
         return replace(placement, target=target, cluster=name.cluster)
 
+    async def renew(self, run: Run) -> bool:
+        """Whether the run's job has other credentials by now; the run then goes by them.
+
+        What didn't help one run isn't tried for the others of its target for a while. Raises PrefectError or AwsError.
+        """
+        target = run.target
+        if target.credentials is None or self._current_until.get(target, 0.0) > time.monotonic():
+            return False  # botocore renews the worker's own
+        anew = await (self.placement_of(run.claim, run.name) if run.name is not None else self.place(run))
+        known = anew.target.credentials is not None or await self._is_own(run.name)
+        if anew.target == target or not known:
+            self._current_until = {key: until for key, until in self._current_until.items() if until > time.monotonic()}
+            self._current_until[target] = time.monotonic() + RENEWED_EVERY
+            return False
+        log.info("%s: its job has other AWS credentials by now, which are used from here on.", run.label)
+        run.retargeted(anew.target)
+        return True
+
+    async def _is_own(self, name: TaskName | None) -> bool:
+        """Whether the task is in the worker's own account: a job that can't be rendered any more tells no other."""
+        return name is not None and await self._aws.account() == name.account
+
     async def find(self, run: Run) -> TaskFacts | None:
         """The task that the run's claim launched, if ECS has one: the newest, when there were several attempts.
 
         Raises AwsError. A task that has been stopped for more than an hour is not found.
         """
         assert run.placement is not None, "without a placement there is nowhere to look"
-        ecs = await self._aws.ecs(run.placement.target)
-        cluster = run.placement.cluster
+        try:
+            return await self._find(run, run.placement)
+        except AwsError as error:
+            if not turned_over(error) or not await self.renew(run):
+                raise
+        return await self._find(run, run.placement)
+
+    async def _find(self, run: Run, placement: Placement) -> TaskFacts | None:
+        ecs = await self._aws.ecs(placement.target)
+        cluster = placement.cluster
         arns: list[str] = []
         for status in ("RUNNING", "STOPPED"):
             arns += await ecs.list_tasks(cluster, started_by=run.claim.started_by, desired_status=status)

@@ -15,20 +15,21 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 
-from ecs_worker.errors import EcsWorkerError
+from ecs_worker.errors import AwsError, EcsWorkerError
 from ecs_worker.lifecycle.lanes import Lanes
 from ecs_worker.lifecycle.loops import every, guarded
 from ecs_worker.lifecycle.run.run import WATCHED
 from ecs_worker.model import Phase
+from ecs_worker.verdicts.classify import turned_over
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anyio.abc import TaskGroup
 
-    from ecs_worker.aws.limits import Bucket
     from ecs_worker.aws.session import Aws
     from ecs_worker.lifecycle.journal.journal import Journal
+    from ecs_worker.lifecycle.locate import Locate
     from ecs_worker.lifecycle.run.ledger import Ledger
     from ecs_worker.lifecycle.run.run import Run
     from ecs_worker.model import AwsTarget, TaskFacts
@@ -54,12 +55,12 @@ class Watch:
     shows.
     """
 
-    def __init__(self, aws: Aws, ledger: Ledger, journal: Journal, settings: WorkerSettings) -> None:
+    def __init__(self, aws: Aws, ledger: Ledger, locate: Locate, journal: Journal, settings: WorkerSettings) -> None:
         self._aws = aws
+        self._locate = locate
         self._ledger = ledger
         self._journal = journal
         self._settings = settings
-        self._budgets: dict[AwsTarget, Bucket] = {}
         self._looks: Counter[_Place] = Counter()  # calls under way
         self._orders = Lanes(ORDERS_AT_ONCE)
         self.late = 0.0
@@ -80,18 +81,13 @@ class Watch:
         for target, chunks in self._due(now).items():
             able = [(cluster, chunk) for cluster, chunk in chunks if not self._looks[target, cluster]]
             left = [chunk for cluster, chunk in chunks if self._looks[target, cluster]]
-            granted = self._budget(target).grant(len(able))
+            granted = self._aws.part(target, "DescribeTasks", self._settings.describe_share).grant(len(able))
             for cluster, chunk in able[:granted]:
                 self._looks[target, cluster] += 1
                 calls.start_soon(self._look, calls, (target, cluster), chunk)
             left += [chunk for _, chunk in able[granted:]]
             late = max([late, *(now - chunk[0].due for chunk in left)])
         self.late = late
-
-    def _budget(self, target: AwsTarget) -> Bucket:
-        if target not in self._budgets:
-            self._budgets[target] = self._aws.part("DescribeTasks", self._settings.describe_share)
-        return self._budgets[target]
 
     def _due(self, now: float) -> dict[AwsTarget, list[tuple[str, list[Run]]]]:
         """What to describe, in calls of up to 100 tasks of one cluster, by account; the latest first.
@@ -131,6 +127,8 @@ class Watch:
             ecs = await self._aws.ecs(target)
             tasks, missing = await ecs.look_up(cluster, list(dict(watched)))
         except EcsWorkerError as error:
+            if isinstance(error, AwsError) and turned_over(error) and await self._renewed(chunk):
+                return  # described with the new credentials by the next sweep
             log.warning("%d tasks of cluster %s can't be described now: %s", len(chunk), cluster or "default", error)
             tasks, missing = [], []
         known = {task.arn: task for task in tasks}
@@ -146,6 +144,16 @@ class Watch:
                     self._orders.begin(calls, place, run.id, run.label, partial(self.stop, run, why))
             if run.phase in WATCHED:
                 run.look_again(self._ledger.clock() + self._interval(run))
+
+    async def _renewed(self, chunk: Sequence[Run]) -> bool:
+        """Whether the runs' jobs have other credentials by now."""
+        try:
+            return any([await self._locate.renew(run) for run in chunk])
+        except EcsWorkerError as error:
+            log.warning(
+                "The AWS credentials of %d tasks have turned over, and others can't be read: %s", len(chunk), error
+            )
+            return False
 
     def observe(self, run: Run, task: TaskFacts) -> None:
         """Take in what ECS says of a run's task."""
@@ -164,7 +172,12 @@ class Watch:
     async def stop(self, run: Run, why: str) -> None:
         """Ask ECS to stop the run's task. `why` becomes the task's stoppedReason and part of a crash's message."""
         try:
-            await self._ask_to_stop(run, why)
+            try:
+                await self._ask_to_stop(run, why)
+            except AwsError as error:
+                if not turned_over(error) or not await self._locate.renew(run):
+                    raise
+                await self._ask_to_stop(run, why)
         except EcsWorkerError as error:
             log.warning("%s: its task can't be stopped yet: %s", run.label, error)
 

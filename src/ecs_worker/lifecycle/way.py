@@ -19,6 +19,7 @@ from ecs_worker.lifecycle.patience import Refused
 from ecs_worker.lifecycle.run import decide
 from ecs_worker.lifecycle.run.decide import Crash, Drop, Release, Stop, Unknown, Watch
 from ecs_worker.model import AwsFailure
+from ecs_worker.verdicts.classify import turned_over
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -129,10 +130,15 @@ class Way:
         return await self._patience.while_wanted(run, lambda: self._steps.render.render(run.claim))
 
     async def _launch(self, run: Run, request: LaunchRequest) -> TaskFacts:
-        definition = await self._patience.while_wanted(run, lambda: self._steps.define.ensure(request))
         try:
+            definition = await self._patience.while_wanted(run, lambda: self._steps.define.ensure(request))
             return await self._steps.launch.start(run, request, definition)
         except AwsError as error:
+            if turned_over(error):
+                anew = await self._render(run)
+                if anew.placement.target != request.placement.target:
+                    run.rendered(anew)
+                    return await self._launch(run, anew)
             if self._steps.define.heed(request, error):
                 gone = "its task definition was deregistered; another one is registered"
                 raise Refused(AwsFailure(reason=gone)) from None

@@ -19,7 +19,7 @@ from ecs_worker.verdicts.codes import (
 )
 from ecs_worker.verdicts.reasons import VANISHED, Kind, Verdict, known_reason
 
-__all__ = ["Kind", "Verdict", "classify", "is_throttle"]
+__all__ = ["Kind", "Verdict", "classify", "is_throttle", "turned_over"]
 
 
 def classify(obstacle: AwsError | AwsFailure | TaskFacts) -> Verdict:
@@ -31,6 +31,11 @@ def classify(obstacle: AwsError | AwsFailure | TaskFacts) -> Verdict:
             return known_reason(f"{obstacle.reason} {obstacle.detail}") or _UNKNOWN_FAILURE
         case TaskFacts():
             return _of_start(obstacle)
+
+
+def turned_over(error: AwsError) -> bool:
+    """The credentials may be of yesterday: their block may hold others by now."""
+    return error.code in _OF_CREDENTIALS
 
 
 def is_throttle(code: str, message: str) -> bool:
@@ -108,6 +113,18 @@ _EXPIRED = Verdict(Kind.TRANSIENT, "Renew the AWS credentials: they have expired
 _ALLOW = Verdict(Kind.PERMANENT, "Allow the action to the worker's role (iam/worker-policy.json has all it needs).")
 _CREDENTIALS_LATER = Verdict(Kind.TRANSIENT, "Check the role of the machine or task that the worker runs on.")
 _BROKEN_REQUEST = Verdict(Kind.PERMANENT, "Correct the job variable, or the pool's base job template.")
+
+_OF_CREDENTIALS = frozenset(
+    {
+        "UnrecognizedClientException",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "SignatureDoesNotMatch",
+        "AuthFailure",
+        "ExpiredTokenException",
+        "ExpiredToken",
+    }
+)
 
 _BY_CODE = {
     CONFLICT: Verdict(Kind.CONFLICT),

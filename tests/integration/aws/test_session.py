@@ -10,11 +10,13 @@ import pytest
 
 from ecs_worker import __version__
 from ecs_worker.aws.limits import Limits
-from ecs_worker.aws.session import Aws
+from ecs_worker.aws.session import IDLE_AFTER, MOST_CLIENTS, UNUSED_AFTER, Aws
 from ecs_worker.errors import AwsError, UserError
 from ecs_worker.model import AwsCredentials, AwsTarget
 from ecs_worker.verdicts.classify import Kind, classify
 from support.servers.scripted import Answer, ScriptedServer, scripted
+from support.simulator import AwsSimulator
+from support.simulator.helpers import point_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -419,3 +421,82 @@ async def test_throttles_that_botocore_retries_slow_us_down_too(monkeypatch: pyt
     assert other is not None
     assert bucket.per_second < 12
     assert other.per_second == 38
+
+
+# Credentials turn over
+
+
+class HandTime:
+    """A clock that goes only when it is told to."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def now(self) -> float:
+        return self.seconds
+
+    async def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+def keys_of(number: int) -> AwsTarget:
+    return AwsTarget(AwsCredentials(access_key_id=f"AKIA{number}", secret_access_key="s"), "us-east-1")
+
+
+@pytest.mark.usefixtures("keys")
+async def test_clients_that_nobody_uses_any_more_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    time = HandTime()
+    async with scripted(NO_TASKS) as server, Aws(limits=Limits(clock=time)) as aws:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server.address}")
+        own = await aws.ecs()
+        old = [await aws.ecs(keys_of(number)) for number in range(3)]
+        time.seconds += UNUSED_AFTER / 2
+        await old[2].describe_tasks("default", ["a"])
+        time.seconds += UNUSED_AFTER / 2 + 1
+        new = await aws.ecs(keys_of(3))
+        assert [service.closed for service in (own, *old, new)] == [False, True, True, False, False]
+        with pytest.raises(AwsError, match="was closed"):
+            await old[0].describe_tasks("default", ["a"])
+        again = await aws.ecs(keys_of(0))
+        assert await again.describe_tasks("default", ["a"]) == ([], [])
+
+
+@pytest.mark.usefixtures("keys")
+async def test_in_a_crowd_the_longest_unused_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    time = HandTime()
+    async with scripted(NO_TASKS) as server, Aws(limits=Limits(clock=time)) as aws:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server.address}")
+        services = [await aws.s3(keys_of(number)) for number in range(2)]
+        time.seconds += IDLE_AFTER + 1
+        services += [await aws.s3(keys_of(number)) for number in range(2, MOST_CLIENTS)]
+        assert sum(service.closed for service in services) > 0
+        assert services[0].closed
+        assert not services[-1].closed
+
+
+async def test_limits_count_by_account_whatever_the_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with AwsSimulator() as simulator, Aws() as aws:
+        point_at(simulator.url, monkeypatch)
+        simulator.accounts |= {"AKIA0": "111111111111", "AKIA1": "111111111111", "AKIA2": "222222222222"}
+        for number in range(3):
+            await aws.ecs(keys_of(number))
+        first, same, other = (aws.part(keys_of(number), "DescribeTasks", 0.5) for number in range(3))
+    assert first is same
+    assert first is not other
+
+
+@pytest.mark.usefixtures("keys")
+async def test_fargate_s_own_launch_rate_counts_where_there_is_a_fargate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call is made here: only turns are taken."""
+    for endpoint, waited in (("https://ecs.us-east-1.amazonaws.com", True), ("http://127.0.0.1:1", False)):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_ECS", endpoint)
+        time = HandTime()
+        async with Aws(limits=Limits(share=1.0, clock=time)) as aws:
+            ecs = await aws.ecs()
+            for _ in range(60):
+                await ecs.launch_turn(["FARGATE_SPOT"])
+            assert (time.seconds > 0) is waited
+            on_fargate = time.seconds
+            for _ in range(40):
+                await ecs.launch_turn(["EC2"])
+            assert time.seconds == on_fargate  # the first hundred of ECS's own bucket

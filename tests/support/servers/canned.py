@@ -81,6 +81,7 @@ class CannedApi:
         self.log_lines = 0
         self.read_by_id: list[int] = []
         self.unlisted: set[str] = set()
+        self.blocks: dict[str, dict[str, Any]] = {}
         self.leases: dict[str, int] = {}
         self.listed: list[frozenset[str]] = []
         self.on_call: Callable[[str], None] = lambda _: None
@@ -160,6 +161,7 @@ class CannedApi:
             "GET /flow_run_states/": lambda request: _json(self.history.get(request.query["flow_run_id"], [])),
             "GET /flows/{id}": lambda _: _json(self.flow),
             "GET /deployments/{id}": lambda _: _json(self.deployment),
+            "GET /block_types/slug/{slug}/block_documents/name/{name}": self._block,
             "POST /v2/concurrency_limits/leases/{id}/renew": self._renew,
             "POST /logs/": self._logs,
             "POST /logs/filter": lambda _: _json([]),
@@ -279,6 +281,12 @@ class CannedApi:
         }
         self.history[run_id].append(state)
         self.told[run_id, state["type"]] += 1
+
+    async def _block(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        if name not in self.blocks:
+            return _json({"detail": "Block document not found"}, 404)
+        return _json({"id": str(uuid4()), "name": name, "data": self.blocks[name]})
 
     async def _renew(self, request: web.Request) -> web.Response:
         lease = request.match_info["id"]

@@ -94,6 +94,7 @@ class AwsSimulator:
     `speed`: simulated seconds in a real one. `seed` decides faults, identifiers and disorder. `limits`: a name in
     LIMITS, or buckets of your own. `check_answers` compares each answer with botocore's model and gathers what
     differs in `violations`. `accounts`: access key → account; any other key acts in ACCOUNT.
+    `expired`: access keys that AWS doesn't take any more.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class AwsSimulator:
         self.clock = Clock(speed)
         self.director = Director(seed)
         self.accounts: dict[str, str] = {}
+        self.expired: set[str] = set()
         self.violations: list[str] = []
         self._port = port
         self._seed = seed
@@ -251,6 +253,8 @@ class AwsSimulator:
 
     async def _effect(self, asked: _Asked, call: Call) -> dict[str, Any] | bytes:
         self.clock.run_due()
+        if asked.access_key in self.expired:
+            raise expired(asked.service)
         site = self.site(asked.region, self.accounts.get(asked.access_key, ACCOUNT))
         service = site.services.get(asked.service)
         action = service.actions.get(asked.action) if service is not None else None
@@ -320,6 +324,12 @@ def throttled(service: str) -> ServiceError:
             return ServiceError("com.amazonaws.sqs#RequestThrottled", "Request is throttled.", 403)
         case _:
             return ServiceError("ThrottlingException", "Rate exceeded", 400)
+
+
+def expired(service: str) -> ServiceError:
+    """How that service refuses credentials that were valid once."""
+    code = {"ec2": "RequestExpired", "sts": "ExpiredToken"}.get(service, "ExpiredTokenException")
+    return ServiceError(code, "The security token included in the request is expired", 403 if service == "sts" else 400)
 
 
 def refuse(service: str, problems: list[Problem]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import itertools
 
+import anyio
 import pytest
 
 from ecs_worker.aws.limits import GROUPS, RATES, RECOVERY_SECONDS, Bucket, Limits, Rate
@@ -212,7 +213,7 @@ async def test_a_part_is_a_bucket_of_its_own(share: float, burst: int) -> None:
     """A share of the sustained rate, with a burst of two seconds: no more than a steady caller needs."""
     clock = VirtualClock()
     limits = Limits(share=0.95, clock=clock)
-    part = limits.part("DescribeTasks", share)
+    part = limits.part("", "DescribeTasks", share)
     assert part.per_second == 20 * share
     assert part.grant(1000) == burst
     await clock.advance(10.0)
@@ -220,4 +221,42 @@ async def test_a_part_is_a_bucket_of_its_own(share: float, burst: int) -> None:
     whole = limits.bucket("", "DescribeTasks")
     assert whole is not None
     assert whole.grant(1000) == 95, "a part's calls are not the account's"
-    assert limits.part("DescribeTasks", share).grant(1000) == burst, "each part is new"
+    assert limits.part("another account", "DescribeTasks", share).grant(1000) == burst, "each account has one"
+    assert limits.part("", "DescribeTasks", share) is part
+
+
+async def test_workers_of_a_pool_divide_a_limit() -> None:
+    clock = VirtualClock()
+    limits = Limits(share=1.0, clock=clock)
+    bucket = limits.bucket("", "RunTask")
+    assert bucket is not None
+    limits.shared_by(4)
+    part = limits.part("", "DescribeTasks", 1.0)
+    assert (bucket.per_second, part.per_second) == (10, 5)
+    assert bucket.grant(1000) == 25
+    limits.shared_by(2)
+    await clock.advance(1.0)
+    assert (bucket.per_second, bucket.grant(1000)) == (20, 20)
+
+
+async def test_a_part_grows_while_calls_wait_and_aws_allows_it() -> None:
+    """Colleagues may need less than their parts."""
+    clock = VirtualClock()
+    limits = Limits(share=1.0, clock=clock)
+    bucket = limits.bucket("", "RunTask")
+    assert bucket is not None
+    limits.shared_by(4)
+    assert bucket.grant(1000) == 25
+    async with anyio.create_task_group() as group:
+
+        async def take_many() -> None:
+            for _ in range(5000):
+                await bucket.take()
+
+        group.start_soon(take_many)
+        for _ in range(3000):
+            await clock.advance(0.1)
+        assert bucket.per_second == pytest.approx(40, rel=0.05)
+        bucket.penalise()
+        assert bucket.per_second == pytest.approx(20, rel=0.05)
+        group.cancel_scope.cancel()

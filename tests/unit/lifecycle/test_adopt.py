@@ -6,9 +6,12 @@ from uuid import UUID, uuid4
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecs_worker.lifecycle.adopt import Colleagues, mine, ranking
+from ecs_worker.lifecycle.adopt import mine, ranking
+from ecs_worker.lifecycle.colleagues import Colleagues
 from ecs_worker.lifecycle.run.claims import ClaimRecord
+from ecs_worker.prefect_api.client import PrefectClient
 from ecs_worker.prefect_api.schemas import FlowRun, StateType, Worker
+from ecs_worker.settings import PrefectSettings, WorkerSettings
 
 SETTLE = 30.0
 names = st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=6, unique=True)
@@ -72,15 +75,22 @@ def worker(name: str, beat: float, status: str = "ONLINE") -> Worker:
     return Worker(uuid4(), name, status, datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=beat))
 
 
+class NoBeat:
+    """A worker that has not beaten yet."""
+
+    beat_at: float | None = None
+
+
 def test_colleagues_are_doubted_until_they_beat_again() -> None:
-    colleagues = Colleagues()
-    colleagues.saw([worker("a", 0), worker("b", 0), worker("me", 0), worker("gone", 0, "OFFLINE")], "me")
-    assert (colleagues.gone, colleagues.doubtful("me")) == (True, frozenset("ab"))
-    colleagues.saw([worker("a", 10), worker("b", 0)], "me")
-    assert (colleagues.gone, colleagues.doubtful("me"), colleagues.online) == (
+    api = PrefectClient(PrefectSettings(api_url="http://127.0.0.1:1/api"))
+    colleagues = Colleagues(api, WorkerSettings(pool="pool", name="me"), NoBeat(), lambda _: None)
+    colleagues.saw([worker("a", 0), worker("b", 0), worker("me", 0), worker("gone", 0, "OFFLINE")])
+    assert (colleagues.gone, colleagues.doubtful) == (True, frozenset("ab"))
+    colleagues.saw([worker("a", 10), worker("b", 0)])
+    assert (colleagues.gone, colleagues.doubtful, colleagues.online) == (
         False,
         frozenset("b"),
         frozenset({"a", "b", "me"}),
     )
-    colleagues.saw([worker("a", 10)], "me")
-    assert (colleagues.gone, colleagues.doubtful("me")) == (True, frozenset())
+    colleagues.saw([worker("a", 10)])
+    assert (colleagues.gone, colleagues.doubtful) == (True, frozenset())

@@ -289,6 +289,13 @@ class Run:
         """It is known where its task is, if it has one."""
         self._placement = placement
 
+    def retargeted(self, target: AwsTarget) -> None:
+        """The credentials for its task's account are others by now."""
+        if self._placement is not None:
+            self._placement = replace(self._placement, target=target)
+        if self._launched is not None:
+            self._launched = replace(self._launched, placement=replace(self._launched.placement, target=target))
+
     def rendered(self, request: LaunchRequest) -> None:
         """Its job can be launched."""
         self._placement = request.placement

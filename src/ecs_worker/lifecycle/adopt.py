@@ -33,6 +33,7 @@ from ecs_worker.lifecycle.run.claims import WAITING, claim_in, latest_claim, rec
 from ecs_worker.lifecycle.run.decide import Crash, Launch
 from ecs_worker.lifecycle.sign import WORKER_LABEL
 from ecs_worker.model import TaskFacts, TaskName
+from ecs_worker.prefect_api.budget import Urgency, as_urgent
 from ecs_worker.prefect_api.schemas import StateType
 
 if TYPE_CHECKING:
@@ -149,6 +150,10 @@ class Adopt:
         Pending and Cancelling runs are few and can't wait. All that run are listed only when a worker has gone (or
         at the start), since a pool may have thousands, and once in a while for safety.
         """
+        with as_urgent(Urgency.ADOPT):  # whatever it takes, the runs of today come first
+            await self._look(lanes)
+
+    async def _look(self, lanes: TaskGroup) -> None:
         await self._colleagues.look()
         now = self._ledger.clock()
         doubt = self._settings.limit is not None and bool(self._colleagues.doubtful)
@@ -287,7 +292,8 @@ class Adopt:
             self._say_once(orphan, f"can't be watched from here: its task is in account {name.account}.")
             return Outcome.DONE
         run.placed(placement)
-        await self._way.adopt(run, TaskFacts(arn=name.arn), name)  # the next sweep describes it
+        labelled = orphan.labels.get(WORKER_LABEL) == self._settings.name
+        await self._way.adopt(run, TaskFacts(arn=name.arn), name, labelled=labelled)  # the next sweep describes it
         return Outcome.DONE
 
     async def _find_or_launch(self, orphan: FlowRun, run: Run, claim: ClaimRecord) -> Outcome:

@@ -7,12 +7,14 @@ to the task (`startedBy`).
 from __future__ import annotations
 
 import logging
+from collections import deque
 from typing import TYPE_CHECKING
 
 import anyio
 
 from ecs_worker.errors import PrefectError
 from ecs_worker.lifecycle.loops import every
+from ecs_worker.prefect_api.budget import Urgency, as_urgent
 
 if TYPE_CHECKING:
     from ecs_worker.lifecycle.run.ledger import Ledger
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 WORKER_LABEL = "prefect.worker.name"
 REPEATED_EVERY = 3.0  # seconds
 WRITES_AT_ONCE = 10
+LABELLED_AT_ONCE = 2  # adopted runs
 
 
 class Sign:
@@ -34,10 +37,25 @@ class Sign:
         self._ledger = ledger
         self._worker = worker
         self._limiter = anyio.CapacityLimiter(WRITES_AT_ONCE)
+        self._unlabelled: deque[Run] = deque()
+        self._adopted = anyio.Event()
 
     async def run(self) -> None:
-        """Repeat for ever what could not be written."""
-        await every(REPEATED_EVERY, self.repeat)
+        """Repeat for ever what could not be written, and label what was adopted."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(every, REPEATED_EVERY, self.repeat)
+            for _ in range(LABELLED_AT_ONCE):
+                group.start_soon(self._label_adopted)
+
+    async def _label_adopted(self) -> None:
+        with as_urgent(Urgency.LABEL):
+            while True:
+                while not self._unlabelled:
+                    self._adopted = anyio.Event() if self._adopted.is_set() else self._adopted
+                    await self._adopted.wait()
+                run = self._unlabelled.popleft()
+                if run.id in self._ledger:
+                    await self._label(run)
 
     async def repeat(self) -> None:
         """Write the names of tasks that are not written on their runs yet."""
@@ -52,6 +70,14 @@ class Sign:
         if not run.signed:
             await self._write_name(run)
         await self._label(run)
+
+    async def sign_adopted(self, run: Run, *, labelled: bool) -> None:
+        """Likewise; but the worker's name, unless the run is `labelled` with it, may wait: there may be thousands."""
+        if not run.signed:
+            await self._write_name(run)
+        if not labelled:
+            self._unlabelled.append(run)
+            self._adopted.set()
 
     async def _name(self, run: Run) -> None:
         async with self._limiter:

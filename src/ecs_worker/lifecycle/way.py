@@ -86,14 +86,14 @@ class Way:
         else:
             self._launches.start_soon(self._bring_up, run)
 
-    async def adopt(self, run: Run, task: TaskFacts, name: TaskName | None = None) -> None:
-        """Look after a task that another process launched. `name`: as the run names it already."""
+    async def adopt(self, run: Run, task: TaskFacts, name: TaskName | None = None, *, labelled: bool = False) -> None:
+        """Look after a task that another process launched. `name`: as the run names it, and `labelled`: this worker."""
         if run.id in self._ledger:
             return
         run.adopted_as(task, name)
         self._ledger.take(run)
         self._journal.adopted(run)
-        await self._steps.sign.sign(run)
+        await self._steps.sign.sign_adopted(run, labelled=labelled)
 
     async def retire(self, run: Run) -> None:
         """The run is over: its task definition goes, if its job wants that and no other held run needs it."""

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from ecs_worker import __version__
 from ecs_worker.errors import PrefectNotFound, PrefectRejected
+from ecs_worker.prefect_api.budget import Urgency, as_urgent
 from ecs_worker.prefect_api.schemas import (
     Deployment,
     Flow,
@@ -106,10 +107,11 @@ class PrefectClient:
         """Tell the pool that this worker lives. Returns the worker's id on Cloud, None on self-hosted servers."""
         path = f"/work_pools/{_part(pool)}/workers/heartbeat"
         body = {"name": worker_name, "heartbeat_interval_seconds": interval_seconds}
-        if not self.is_cloud:
-            await self.transport.tell("POST", path, body)
-            return None
-        return await self.transport.post(path, body | {"return_id": True}, _worker_id)
+        with as_urgent(Urgency.BEAT):
+            if not self.is_cloud:
+                await self.transport.tell("POST", path, body)
+                return None
+            return await self.transport.post(path, body | {"return_id": True}, _worker_id)
 
     async def workers(self, pool: str, status: str | None = None) -> list[Worker]:
         """The pool's workers; with `status` ("ONLINE", "OFFLINE") only those."""
@@ -134,10 +136,11 @@ class PrefectClient:
         if before is not None:
             body["scheduled_before"] = before.isoformat()
         path = f"/work_pools/{_part(pool)}/get_scheduled_flow_runs"
-        if limit is None or limit >= self._page:
-            runs = await self.transport.post(path, body, _polled)  # as many as the server allows
-        else:
-            runs = await self._limited(path, body, limit, _polled)
+        with as_urgent(Urgency.POLL):
+            if limit is None or limit >= self._page:
+                runs = await self.transport.post(path, body, _polled)  # as many as the server allows
+            else:
+                runs = await self._limited(path, body, limit, _polled)
         return runs[:limit]
 
     async def propose_state(
@@ -171,7 +174,8 @@ class PrefectClient:
         if not self._has_labels:
             return
         try:
-            await self.transport.tell("PATCH", f"/flow_runs/{run_id}/labels", labels)
+            with as_urgent(Urgency.TELL):
+                await self.transport.tell("PATCH", f"/flow_runs/{run_id}/labels", labels)
         except PrefectNotFound:
             # The answer is the same for a deleted run and from a server without labels. Only the latter is remembered.
             self._has_labels = await self.read_run(run_id) is None
@@ -277,7 +281,8 @@ class PrefectClient:
         The server refuses a whole batch because of one bad entry. A refused batch is halved until only the bad entries
         are left out. After a lost answer the lines are sent again: a line may appear twice, but is never lost.
         """
-        return await self._write_logs([entry.to_json() for entry in entries])
+        with as_urgent(Urgency.TELL):
+            return await self._write_logs([entry.to_json() for entry in entries])
 
     async def newest_logs(self, run_id: UUID, *, offset: int = 0) -> list[LogEntry]:
         """One page of a run's log lines, newest first; empty after the last."""
@@ -289,16 +294,17 @@ class PrefectClient:
         if not self._has_events or not events:
             return
         try:
-            await self.transport.tell("POST", "/events", list(events))
+            with as_urgent(Urgency.TELL):
+                await self.transport.tell("POST", "/events", list(events))
         except PrefectNotFound:
             self._has_events = False
 
     async def renew_lease(self, lease_id: UUID, seconds: int) -> bool:
         """Keep a deployment concurrency slot for `seconds` more (60 to 86400). False: the slot is gone."""
         try:
-            await self.transport.tell(
-                "POST", f"/v2/concurrency_limits/leases/{lease_id}/renew", {"lease_duration": seconds}
-            )
+            with as_urgent(Urgency.BEAT):
+                path = f"/v2/concurrency_limits/leases/{lease_id}/renew"
+                await self.transport.tell("POST", path, {"lease_duration": seconds})
         except PrefectNotFound:
             return False
         except PrefectRejected as error:

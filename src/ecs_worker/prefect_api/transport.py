@@ -20,7 +20,7 @@ from uuid import uuid4
 import anyio
 import httpx
 import tenacity
-from anyio import CapacityLimiter, Lock
+from anyio import Lock
 
 from ecs_worker.errors import (
     PrefectError,
@@ -31,6 +31,7 @@ from ecs_worker.errors import (
     PrefectUnreachable,
     UserError,
 )
+from ecs_worker.prefect_api.budget import CLOUD_PER_MINUTE, Budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -48,9 +49,9 @@ API_VERSION = "0.8.4"
 _TIMEOUT = httpx.Timeout(30, connect=10)
 # Prefect Cloud's load balancer drops idle connections after 30 s, uvicorn after 5 s by default.
 # Few, since httpcore asks the kernel about every idle connection before each request. Eight are enough for over
-# 100 requests per second.
+# 100 requests per second; one more is for heartbeats.
 _CONNECTIONS = 8
-_LIMITS = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS, keepalive_expiry=4)
+_LIMITS = httpx.Limits(max_connections=_CONNECTIONS + 1, max_keepalive_connections=_CONNECTIONS, keepalive_expiry=4)
 
 # What the official clients retry. They don't retry 500 and 504.
 _TRANSIENT = frozenset({408, 429, 502, 503})
@@ -89,7 +90,7 @@ class Transport:
         self._patience_seconds = patience_seconds
         self._csrf = _Csrf(wanted=settings.client_csrf_support_enabled and not self.is_cloud)
         # httpcore goes through its whole queue whenever a request begins or ends. So requests wait here, not there.
-        self._turns = CapacityLimiter(_CONNECTIONS)
+        self.budget = Budget(_CONNECTIONS, CLOUD_PER_MINUTE if self.is_cloud else None)
         self._client = httpx.AsyncClient(
             headers=self.headers,
             timeout=_TIMEOUT,
@@ -151,9 +152,12 @@ class Transport:
             return response
         error = self._error(method, path, response)
         if isinstance(error, PrefectUnavailable):
-            raise _Again(
-                error, _retry_after(response), maintenance=response.headers.get("Prefect-Maintenance") == "true"
-            )
+            after = _retry_after(response)
+            if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+                self.budget.refused(after)
+            elif after is not None:
+                self.budget.closed(after)
+            raise _Again(error, after, maintenance=response.headers.get("Prefect-Maintenance") == "true")
         raise error
 
     async def _send(self, method: str, path: str, content: bytes | None) -> httpx.Response:
@@ -162,7 +166,7 @@ class Transport:
             headers |= self._csrf.headers
         try:
             request = self._client.build_request(method, self.base_url + path, content=content, headers=headers)
-            async with self._turns:
+            async with self.budget.turn():
                 return await self._answer(request)
         except _BROKEN as failure:
             what = self._redacted(str(failure) or type(failure).__name__)

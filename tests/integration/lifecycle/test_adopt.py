@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import aioboto3
+import anyio
 import pytest
 
 from ecs_worker.lifecycle.run.claims import claim_message
 from ecs_worker.lifecycle.run.run import UNLAUNCHED
 from ecs_worker.model import Phase, Place
+from ecs_worker.prefect_api.budget import LABELS_BURST
 from ecs_worker.settings import WorkerSettings
 from support.scene import POOL
 from support.simulator import TaskScript, What, fault
@@ -24,6 +26,7 @@ pytestmark = pytest.mark.anyio
 
 ACCOUNT = "123456789012"
 HERE = Place("us-east-1", ACCOUNT, "default")
+TASK_ARN = "arn:aws:ecs:us-east-1:123456789012:task/default/"
 SETTLED = 3600.0  # seconds of age at which no claim is fresh any more
 
 
@@ -299,3 +302,37 @@ async def test_two_workers_of_one_name_are_told(scene: Scene, caplog: pytest.Log
     scene.api.add_worker("worker", later=7)  # a heartbeat that this worker did not send
     await look(scene)
     assert "Another worker called worker seems to be alive in work pool pool" in caplog.text
+
+
+# -- what it costs
+
+
+async def test_running_runs_of_its_own_cost_a_restarted_worker_no_call_each(make_scene: MakeScene) -> None:
+    scene = await make_scene(settings())
+    orphans = [Orphan(scene) for _ in range(250)]
+    for orphan in orphans:
+        scene.api.runs[orphan.run_id]["infrastructure_pid"] = f"default::{TASK_ARN}{orphan.run_id}"
+        orphan.runs("worker")
+    before = len(scene.api.calls)
+    await look(scene)
+    assert len(scene.parts.ledger) == 250
+    assert len(scene.api.calls) - before < 20
+
+
+async def test_a_dead_colleague_s_runs_are_watched_before_all_are_labelled(make_scene: MakeScene) -> None:
+    scene = await make_scene(settings())
+    orphans = [Orphan(scene) for _ in range(250)]
+    for orphan in orphans:
+        scene.api.runs[orphan.run_id]["infrastructure_pid"] = f"default::{TASK_ARN}{orphan.run_id}"
+        orphan.runs("dead")
+
+    def labelled() -> int:
+        return sum("labels" in name for _, name in scene.api.calls)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(scene.parts.steps.sign.run)
+        await look(scene)
+        assert len(scene.parts.ledger) == 250
+        assert labelled() < 250
+        await until(lambda: labelled() > LABELS_BURST)  # the others follow, paced
+        group.cancel_scope.cancel()

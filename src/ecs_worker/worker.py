@@ -68,6 +68,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SLOW_START = 8.0  # seconds after which a start that waits says so
 LAST_WORDS = 2.0  # seconds that the last ends, lines and events are worth at the very end
 
 
@@ -185,9 +186,7 @@ class Worker:
             aws = await stack.enter_async_context(Aws())
             await aws.check()
             self.parts = parts = build(self._settings, self._prefect, api, aws, stopping=self.stopping)
-            async with anyio.create_task_group() as beginnings:
-                beginnings.start_soon(parts.locate.settle)
-                await parts.heartbeat.begin()
+            await self._begin(parts)
             name, pool = self._settings.name, self._settings.pool
             log.info(
                 "Worker %s %s takes flow runs of work pool %s at %s.", name, __version__, pool, self._prefect.shown_url
@@ -196,6 +195,24 @@ class Worker:
             PULSE.set(parts.pulse)
             await self._live(parts)
             log.info("Worker %s has stopped; ECS tasks that still run go on.", name)
+
+    async def _begin(self, parts: Parts) -> None:
+        async with anyio.create_task_group() as patience:
+            patience.start_soon(self._tell_slow_start)
+            async with anyio.create_task_group() as beginnings:
+                beginnings.start_soon(parts.locate.settle)
+                await parts.heartbeat.begin()
+            patience.cancel_scope.cancel()
+
+    async def _tell_slow_start(self) -> None:
+        """A start that hangs is not to look like one that never was."""
+        began = anyio.current_time()
+        while True:
+            await anyio.sleep(SLOW_START)
+            waited = anyio.current_time() - began
+            log.warning(
+                "The start waits for an answer of the Prefect API at %s: %.0f s.", self._prefect.shown_url, waited
+            )
 
     async def _live(self, parts: Parts) -> None:
         async with anyio.create_task_group() as root:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -91,7 +92,16 @@ async def test_server_goes_away_while_tasks_run_and_end(own_world: World) -> Non
 
 async def test_server_that_never_comes_ends_the_worker_with_a_remedy(hopeless: WorkerProcess, nowhere: str) -> None:
     assert await hopeless.wait(90) == 2
-    told, sentence = hopeless.output.splitlines()
+    told, slow, sentence = hopeless.output.splitlines()
     assert "does not answer yet" in told
+    assert f"waits for the Prefect API at {nowhere}" in slow
     assert sentence.startswith(f"ecs-worker: The Prefect API at {nowhere} ")
     assert "PREFECT_API_URL" in sentence
+
+
+async def test_start_that_hangs_says_so(aws: str, tmp_path: Path) -> None:
+    """A server that takes connections and answers nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+        async with worker(tmp_path, "any", aws_url=aws, env={"PREFECT_API_URL": url}) as process:
+            await process.wait_for_output(f"The start waits for the Prefect API at {url}")

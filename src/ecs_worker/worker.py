@@ -206,13 +206,8 @@ class Worker:
 
     async def _tell_slow_start(self) -> None:
         """A start that hangs is not to look like one that never was."""
-        began = anyio.current_time()
-        while True:
-            await anyio.sleep(SLOW_START)
-            waited = anyio.current_time() - began
-            log.warning(
-                "The start waits for an answer of the Prefect API at %s: %.0f s.", self._prefect.shown_url, waited
-            )
+        await anyio.sleep(SLOW_START)
+        log.warning("The start waits for the Prefect API at %s, %.0f s by now.", self._prefect.shown_url, SLOW_START)
 
     async def _live(self, parts: Parts) -> None:
         async with anyio.create_task_group() as root:

@@ -25,6 +25,9 @@ _TOLD = "session_directory"
 
 def pytest_configure(config: pytest.Config) -> None:
     """pytest-xdist's processes are told the directory that their controller has made."""
+    if config.getoption("dist", default="no") == "loadgroup" and not hasattr(pytest.Item, "_nodeid"):
+        # pytest-xdist 3.8 names groups by that field. Without it the tests of a group are spread, and nobody says so.
+        raise pytest.UsageError("This pytest-xdist doesn't group tests with this pytest: use the pinned versions.")
     told = getattr(config, "workerinput", {}).get(_TOLD)
     if told:
         config.stash[_DIRECTORY] = Path(told)

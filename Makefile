@@ -45,6 +45,7 @@ format: $(VENV)/.done ## mend what can be mended by itself
 docs: $(VENV)/.done ## renew what is written from the code
 	$(BIN)/python docs/options.py
 	$(BIN)/python docs/variables.py
+	$(BIN)/python docs/templates.py
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)

@@ -18,7 +18,8 @@ or the pool's default for `env` has a mapping already; elsewhere it stays as it 
 what becomes of them all.
 
 A pool takes the variables that its base job template names. `ecs-worker pool update NAME` adds those that it lacks.
-Written by `make docs`.
+What its users have made stays: variables of their own, also those that bear one of the names below; defaults; and what
+they have taken out, which only `--restore` brings back. Written by `make docs`.
 
 """
 # Where a new group begins, so that the page can be read.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import sys
 
+from ecs_worker import __version__
 from ecs_worker.cli.app import command
+from ecs_worker.job.upgrade import known_templates
 from ecs_worker.job.variables import JobVariables
 from ecs_worker.model import ContainerFacts, TaskFacts
 from ecs_worker.settings import WorkerSettings
@@ -24,6 +26,16 @@ def test_the_page_of_job_variables_is_current() -> None:
     page = variables.PAGE.read_text(encoding="utf-8")
     assert page == variables.page(), "run `make docs`"
     assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == list(JobVariables.model_fields)
+
+
+def test_the_template_of_this_version_is_known() -> None:
+    sys.path.insert(0, str(DOCS))
+    try:
+        import templates  # noqa: PLC0415 - a script, importable from its own directory only
+    finally:
+        sys.path.pop(0)
+    assert templates.PAGE.read_text(encoding="utf-8") == templates.page(), "run `make docs`"
+    assert known_templates()[""][-1] == f"ecs-worker {__version__}"
 
 
 def test_the_migration_page_names_what_exists() -> None:

@@ -19,7 +19,8 @@ what becomes of them all.
 
 A pool takes the variables that its base job template names. `ecs-worker pool update NAME` adds those that it lacks.
 What its users have made stays: variables of their own, also those that bear one of the names below; defaults; and what
-they have taken out, which only `--restore` brings back. Written by `make docs`.
+they have taken out, which only `--restore` brings back. A variable that the pool doesn't know has no effect; the run's
+logs say so, with the name that was meant. Written by `make docs`.
 
 """
 # Where a new group begins, so that the page can be read.

@@ -33,6 +33,7 @@ from anyio.lowlevel import checkpoint
 from ecs_worker import __version__
 from ecs_worker.aws.session import Aws
 from ecs_worker.errors import PrefectError, PrefectNotFound, UserError
+from ecs_worker.job.unread import unread_in_template
 from ecs_worker.lifecycle.adopt import Adopt
 from ecs_worker.lifecycle.cancel import Cancel
 from ecs_worker.lifecycle.claim import Claim
@@ -189,6 +190,8 @@ class Worker:
             log.info(
                 "Worker %s %s takes flow runs of work pool %s at %s.", name, __version__, pool, self._prefect.shown_url
             )
+            for unread in unread_in_template(parts.heartbeat.pool.base_job_template):
+                log.warning("The base job template of work pool %s: %s", pool, unread)
             parts.events.started()
             PULSE.set(parts.pulse)
             await self._live(parts)

@@ -62,6 +62,12 @@ def placeholders(template: Any) -> frozenset[str]:
     return frozenset(match[1] for text in _strings(template) for match in _PLACEHOLDER.finditer(text))
 
 
+def variables_of(template: Any) -> frozenset[str]:
+    """The job variables that `template` asks for: for `{{ env.HOME }}`, it is `env`."""
+    roots = {name.partition(".")[0].partition("[")[0] for name in placeholders(template)}
+    return frozenset(name for name in roots if not name.startswith("$")) - {"prefect", "ctx"}
+
+
 def apply_values(template: Any, values: Mapping[str, Any], environ: Mapping[str, str]) -> Any:
     """First pass: put `values` in, and the worker's own environment for `{{ $NAME }}`.
 

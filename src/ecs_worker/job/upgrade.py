@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from ecs_worker.job.template import placeholders
+from ecs_worker.job.template import variables_of
 from ecs_worker.job.variables import IN_REQUESTS, default_base_job_template
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class _Merge:
         self._in_theirs = {path[:3] for path in digests}
 
         known = list(_names(self._ours))
-        mentioned = _names(digests).keys() | _used(template.get(_CONFIGURATION))
+        mentioned = _names(digests).keys() | variables_of(template.get(_CONFIGURATION))
         # What the base doesn't have, the users have made, whatever it is called.
         self._own = [name for name in known if name in mentioned - _names(base).keys()]
         missing = [name for name in known if name not in mentioned]
@@ -79,7 +79,7 @@ class _Merge:
             elif path in self._ours:
                 merged[path] = self._ours[path]
         merged |= {path: self._new(path) for path in self._ours if path not in self._theirs and self._comes(path)}
-        idle = self._added - _used(_tree(merged).get(_CONFIGURATION))
+        idle = self._added - variables_of(_tree(merged).get(_CONFIGURATION))
         merged = {path: value for path, value in merged.items() if _name(path) not in idle}
         return Upgrade(_with_definitions(_tree(merged), self._template), tuple(self._own), tuple(self._taken_out))
 
@@ -88,13 +88,13 @@ class _Merge:
         if path in self._edited or path[:3] not in self._in_base:
             return True
         if path[0] == _CONFIGURATION:
-            return self._is_own(path) or bool(_used(self._ours.get(path)) & self._not_ours)
+            return self._is_own(path) or bool(variables_of(self._ours.get(path)) & self._not_ours)
         return _is_default(path)  # it decides what runs, also where nobody has changed it
 
     def _comes(self, path: _Path) -> bool:
         """Whether a leaf of ours that they lack is added."""
         if path[0] == _CONFIGURATION:
-            names = _used(self._ours[path])
+            names = variables_of(self._ours[path])
             taken = self._is_own(path) or names & self._not_ours
             return not taken and (path not in self._base or bool(names & self._added))
         if _name(path) in self._added:
@@ -114,7 +114,7 @@ class _Merge:
     def _rewired(self) -> set[str]:
         """Variables of the base that the users have put elsewhere: more of ours might say another thing with them."""
         changed = (path for path in self._base if path[0] == _CONFIGURATION and path in self._ours)
-        used = (_used(self._ours[path]) for path in changed if path in self._edited or path not in self._theirs)
+        used = (variables_of(self._ours[path]) for path in changed if path in self._edited or path not in self._theirs)
         return set().union(*used) - self._added
 
 
@@ -175,12 +175,6 @@ def _names(leaves: Iterable[_Path]) -> dict[str, None]:
 def _name(path: _Path) -> str:
     """The variable that a leaf is about, in the schema; empty if it is about something else."""
     return path[2] if path[:2] == _PROPERTIES and len(path) > len(_PROPERTIES) else ""
-
-
-def _used(value: Any) -> set[str]:
-    """The variables that a part of a job configuration asks for."""
-    names = {name.split(".")[0].split("[")[0] for name in placeholders(value)}
-    return {name for name in names if not name.startswith("$")} - {"prefect", "ctx"}
 
 
 def _is_default(path: _Path) -> bool:

@@ -32,6 +32,7 @@ from ecs_worker.job.context import FlowRunContext, option_origins
 from ecs_worker.job.masking import Redactor
 from ecs_worker.job.requests import flow_container_name, log_streams, network_need
 from ecs_worker.job.template import UNSET, references, resolve_blocks, resolve_variables
+from ecs_worker.job.unread import unknown_variables
 from ecs_worker.lifecycle.rendering.lookups import Lookups
 from ecs_worker.lifecycle.rendering.sources import WorkerSources
 from ecs_worker.model import DEFAULT_CLUSTER, LaunchRequest, Placement
@@ -100,14 +101,13 @@ class Render:
         deployed = deployment.job_variables if deployment is not None else {}
         job = await render_job(self._pool_view.pool.base_job_template, deployed, context, self._sources)
         configuration = job.configuration
-        if warning := ignored_warning(configuration):
-            log.warning("%s: %s", run.name, warning)
         return LaunchRequest(
             placement=replace(_placement(job), flow_name=flow.name, deployment_name=context.deployment_name),
             definition=configuration.reused_definition or job.definition,
             run_task=job.run_task,
             deregister=not configuration.reused_definition and configuration.auto_deregister_task_definition,
             match_latest=configuration.match_latest_revision_in_family,
+            warnings=tuple(warnings_of(job, self._pool_view.pool.base_job_template, deployed)),
         )
 
     async def _deployment(self, run: ClaimedRun) -> Deployment | None:
@@ -155,7 +155,11 @@ async def render_job(
     `deployed` are the deployment's job variables; the run's own are in `context`. Raises JobInvalid with every
     problem that could be found, and what `sources` raise.
     """
-    job, problems = await assemble(template, deployed, context, sources)
+    unknown = unknown_variables(template, deployed, context.run.job_variables, context.pool_name)
+    try:
+        job, problems = await assemble(template, deployed, context, sources)
+    except JobInvalid as error:
+        raise JobInvalid([*error.problems, *unknown]) from None  # a misspelt variable may be the very reason
     try:
         problems += map(job.hidden.hide, _tellable(problems_of(job), sources))
     except JobInvalid as error:  # a rule can't read a size that a patch has put in
@@ -163,8 +167,15 @@ async def render_job(
     except _UNFORESEEN as error:
         problems.append(_unforeseen(error))
     if problems:
-        raise JobInvalid(problems)
+        raise JobInvalid([*problems, *unknown])
     return job
+
+
+def warnings_of(job: Job, template: Mapping[str, Any], deployed: Mapping[str, Any]) -> list[str]:
+    """A sentence for each thing that was said of a valid job in vain. `template` and `deployed` as in `render_job`."""
+    ignored = ignored_warning(job.configuration)
+    unknown = unknown_variables(template, deployed, job.context.run.job_variables, job.context.pool_name)
+    return [*filter(None, [ignored]), *unknown]
 
 
 async def assemble(

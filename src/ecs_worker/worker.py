@@ -57,6 +57,7 @@ from ecs_worker.lifecycle.sign import Sign
 from ecs_worker.lifecycle.watch import Watch
 from ecs_worker.lifecycle.way import Steps, Way
 from ecs_worker.ops.heartbeat import Heartbeat
+from ecs_worker.ops.reach import warn_of_loopback
 from ecs_worker.prefect_api.client import PrefectClient
 
 if TYPE_CHECKING:
@@ -194,11 +195,13 @@ class Worker:
                 log.warning("The base job template of work pool %s: %s", pool, unread)
             parts.events.started()
             PULSE.set(parts.pulse)
-            await self._live(parts)
+            await self._live(parts, aws)
             log.info("Worker %s has stopped; ECS tasks that still run go on.", name)
 
-    async def _live(self, parts: Parts) -> None:
+    async def _live(self, parts: Parts, aws: Aws) -> None:
         async with anyio.create_task_group() as root:
+            template = parts.heartbeat.pool.base_job_template
+            root.start_soon(warn_of_loopback, self._prefect, self._settings, template, aws)
             for loop in parts.loops:
                 root.start_soon(loop)
             root.start_soon(self._heed_signals)

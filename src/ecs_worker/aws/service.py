@@ -30,6 +30,11 @@ class Service:
         self._limits = limits
         self.target = target
 
+    @property
+    def endpoint(self) -> str:
+        """The URL that calls go to."""
+        return str(self._client.meta.endpoint_url)
+
     async def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """Wait for the operation's turn, then ask AWS. Parameters that are None are left out."""
         await self.turn(operation)

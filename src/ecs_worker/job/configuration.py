@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.shapes import Definition, RunTask  # noqa: TC001 - pydantic reads them at run time
-from ecs_worker.job.template import apply_values, placeholders
+from ecs_worker.job.template import apply_values, placeholders, variables_of
 from ecs_worker.job.variables import IN_REQUESTS, INLINE_DEFINITION, PLACES, JobVariables
 from ecs_worker.model import AwsCredentials, AwsTarget, Output
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+MOST_NESTED = 100  # levels; ECS's requests have about ten, and Python can't go through a thousand
 _LONGEST_SHOWN = 80  # characters of a value in a message
 _TEMPLATE = "the work pool's template"
 # Field names whose values never stand in a message.
@@ -90,6 +91,33 @@ def render_configuration(
         configuration["env"] = configuration["env"] | _env(variables["env"])
     rendered: dict[str, Any] = apply_values(configuration, variables, environ)
     return rendered
+
+
+def check_nesting(
+    base_job_template: Mapping[str, Any], job_variables: Mapping[str, Any], came_from: Mapping[str, str]
+) -> None:
+    """Raises JobInvalid for what is nested so deeply that nothing can be made of it. `came_from` is `origins(…)`."""
+    deep = f"is nested more than {MOST_NESTED} levels deep, and no ECS request is; make it flatter."
+    problems = ["The work pool's base job template " + deep] if nested_deeply(base_job_template) else []
+    asked = {*variables_of(base_job_template.get("job_configuration")), "env"}
+    for name, value in job_variables.items():
+        root = name.partition(".")[0].partition("[")[0]
+        if root in asked and nested_deeply(value, name.count(".") + name.count("[")):
+            problems.append(f"{root}{origin_of(root, came_from)} {deep}")
+    if problems:
+        raise JobInvalid(problems)
+
+
+def nested_deeply(value: Any, level: int = 0) -> bool:
+    """Whether dicts and lists stand in each other more than MOST_NESTED deep; `value` itself stands at `level`."""
+    open_parts = [(value, level)]
+    while open_parts:
+        part, level = open_parts.pop()
+        if level > MOST_NESTED:
+            return True
+        if isinstance(part, dict | list):
+            open_parts += [(item, level + 1) for item in (part.values() if isinstance(part, dict) else part)]
+    return False
 
 
 def pool_defaults(base_job_template: Mapping[str, Any]) -> dict[str, Any]:

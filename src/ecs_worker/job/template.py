@@ -199,14 +199,13 @@ def _map_strings(
 
 
 def _strings(template: Any) -> Iterator[str]:
-    if isinstance(template, str):
-        yield template
-    elif isinstance(template, dict):
-        for value in template.values():
-            yield from _strings(value)
-    elif isinstance(template, list):
-        for value in template:
-            yield from _strings(value)
+    open_parts = [template]  # no recursion: what anybody may have written can be nested deeply
+    while open_parts:
+        part = open_parts.pop()
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, dict | list):
+            open_parts += part.values() if isinstance(part, dict) else part
 
 
 def _block_of(placeholder: str) -> tuple[BlockReference, str]:

@@ -142,6 +142,19 @@ async def test_an_edit_that_comes_meanwhile_is_not_overwritten(tmp_path: Path) -
     assert {request.method for request in server.requests} == {"GET"}
 
 
+async def test_servers_take_the_environment_only_in_the_default_of_env(admin: Admin, tmp_path: Path) -> None:
+    """As docs/job-variables.md says."""
+    template = default_base_job_template()
+    template["variables"]["properties"]["env"]["default"] = {"HERE": "{{ $HOME }}"}
+    assert await admin.create_pool(base_job_template=template)
+    template["job_configuration"]["task_definition"]["pidMode"] = "{{ $MODE }}"
+    (tmp_path / "template.json").write_text(json.dumps(template))
+    create = ("pool", "create", new_name(), "--base-job-template", "template.json")
+    ended = await ecs_worker(tmp_path, *create, api_url=admin.server.url)
+    assert (ended.code, ended.err.count("\n")) == (2, 1), ended
+    assert "$MODE" in ended.err
+
+
 async def test_pools_that_can_t_be_updated(admin3: Admin, tmp_path: Path) -> None:
     other = await admin3.create_pool(type="process")
     for name, sentence in ((other, "is of type 'process', not 'ecs'"), ("no-such-pool", "There is no work pool")):

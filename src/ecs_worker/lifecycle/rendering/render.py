@@ -23,8 +23,11 @@ from ecs_worker.job.attached import (
 )
 from ecs_worker.job.checks.rules import problems_of
 from ecs_worker.job.configuration import (
+    MOST_NESTED,
     JobConfiguration,
+    check_nesting,
     merge_job_variables,
+    nested_deeply,
     origins,
     render_configuration,
 )
@@ -160,6 +163,8 @@ async def render_job(
         job, problems = await assemble(template, deployed, context, sources)
     except JobInvalid as error:
         raise JobInvalid([*error.problems, *unknown]) from None  # a misspelt variable may be the very reason
+    except _UNFORESEEN as error:
+        raise JobInvalid([_unforeseen(error), *unknown]) from None
     try:
         problems += map(job.hidden.hide, _tellable(problems_of(job), sources))
     except JobInvalid as error:  # a rule can't read a size that a patch has put in
@@ -187,6 +192,7 @@ async def assemble(
     """
     came_from = origins(template, deployed, context.run.job_variables, option_origins(context.defaults))
     variables = merge_job_variables(deployed, context.run.job_variables)
+    check_nesting(template, variables, came_from)
     unresolved = render_configuration(template, variables, os.environ)
     rendered, hidden = await _resolved(unresolved, sources)
     if context.run.claimed_in is not None:
@@ -250,14 +256,21 @@ def _unforeseen(error: Exception) -> str:
 async def _resolved(rendered: Any, sources: Sources) -> tuple[Any, Redactor]:
     """The second and third pass of Prefect's templating: blocks, then variables, which blocks may name too."""
     blocks, _ = references(rendered)
-    documents = {block: await sources.block(block) for block in blocks}
+    documents = {block: _flat(f"The block {block}", await sources.block(block)) for block in blocks}
     if documents:
         rendered = resolve_blocks(rendered, documents)
     _, names = references(rendered)
-    values = {name: await sources.variable(name) for name in names}
+    values = {name: _flat(f"The Prefect variable {name}", await sources.variable(name)) for name in names}
     if values:
         rendered = resolve_variables(rendered, {name: value for name, value in values.items() if value is not UNSET})
     return rendered, Redactor(*documents.values(), values, but=sources.unread)
+
+
+def _flat(what: str, value: Any) -> Any:
+    """The value. Raises JobInvalid if nothing can be made of it."""
+    if nested_deeply(value):
+        raise JobInvalid([f"{what} is nested more than {MOST_NESTED} levels deep, and no ECS request is; correct it."])
+    return value
 
 
 def _changed(before: Any, after: Any) -> set[str]:

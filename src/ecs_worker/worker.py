@@ -249,11 +249,8 @@ class Worker:
         """One poll, then wait for the ends and the last lines of what it gave."""
         try:
             await parts.poll.look()
-        except PrefectNotFound:
-            queues = f", or a queue of {', '.join(self._settings.work_queues)}," if self._settings.work_queues else ""
-            raise UserError(
-                f"The work pool {self._settings.pool}{queues} does not exist: create or correct it."
-            ) from None
+        except PrefectNotFound as error:
+            raise UserError(f"{error}: create or correct it.") from None
         except PrefectError as error:
             raise UserError(f"Scheduled runs can't be read: {error}. Try again later.") from None
         await checkpoint()  # the claims have begun, and hold their slots, after this

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.shapes import Definition, RunTask  # noqa: TC001 - pydantic reads them at run time
-from ecs_worker.job.template import apply_values, placeholders, variables_of
+from ecs_worker.job.template import apply_values, placeholders, variable_in, variables_of
 from ecs_worker.job.variables import IN_REQUESTS, INLINE_DEFINITION, PLACES, JobVariables
 from ecs_worker.model import AwsCredentials, AwsTarget, Output
 
@@ -98,12 +98,13 @@ def check_nesting(
 ) -> None:
     """Raises JobInvalid for what is nested so deeply that nothing can be made of it. `came_from` is `origins(…)`."""
     deep = f"is nested more than {MOST_NESTED} levels deep, and no ECS request is; make it flatter."
-    problems = ["The work pool's base job template " + deep] if nested_deeply(base_job_template) else []
-    asked = {*variables_of(base_job_template.get("job_configuration")), "env"}
-    for name, value in job_variables.items():
-        root = name.partition(".")[0].partition("[")[0]
-        if root in asked and nested_deeply(value, name.count(".") + name.count("[")):
-            problems.append(f"{root}{origin_of(root, came_from)} {deep}")
+    configuration = base_job_template.get("job_configuration")
+    problems = []
+    if nested_deeply(configuration) or nested_deeply(pool_defaults(base_job_template)):
+        problems.append(f"The work pool's base job template {deep}")
+    found = {variable_in(name) for name, value in job_variables.items() if nested_deeply(value, len(_parts(name)) - 1)}
+    asked = {*variables_of(configuration), "env"} if found else set()
+    problems += [f"{name}{origin_of(name, came_from)} {deep}" for name in sorted(found & asked)]
     if problems:
         raise JobInvalid(problems)
 
@@ -141,7 +142,7 @@ def _expand_dotted(variables: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in variables.items():
         if "." not in name:
             continue
-        *parents, last = name.replace("[", ".").replace("]", "").split(".")
+        *parents, last = _parts(name)
         target = expanded
         for parent in parents:
             target = target.setdefault(parent, {})
@@ -153,6 +154,11 @@ def _expand_dotted(variables: Mapping[str, Any]) -> dict[str, Any]:
             both = isinstance(expanded.get(name), dict) and isinstance(value, dict)
             expanded[name] = deep_merge(expanded[name], value) if both else value
     return expanded
+
+
+def _parts(name: str) -> list[str]:
+    """The keys that a dotted variable sets; the first is the variable's own name."""
+    return name.replace("[", ".").replace("]", "").split(".")
 
 
 def deep_merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

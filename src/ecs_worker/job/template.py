@@ -64,8 +64,13 @@ def placeholders(template: Any) -> frozenset[str]:
 
 def variables_of(template: Any) -> frozenset[str]:
     """The job variables that `template` asks for: for `{{ env.HOME }}`, it is `env`."""
-    roots = {name.partition(".")[0].partition("[")[0] for name in placeholders(template)}
-    return frozenset(name for name in roots if not name.startswith("$")) - {"prefect", "ctx"}
+    names = map(variable_in, placeholders(template))
+    return frozenset(name for name in names if not name.startswith("$")) - {"prefect", "ctx"}
+
+
+def variable_in(name: str) -> str:
+    """The job variable that a dotted name is a part of."""
+    return name.partition(".")[0].partition("[")[0]
 
 
 def apply_values(template: Any, values: Mapping[str, Any], environ: Mapping[str, str]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ecs_worker.job.configuration import JobConfiguration
-from ecs_worker.job.template import variables_of
+from ecs_worker.job.template import variable_in, variables_of
 from ecs_worker.job.variables import IN_REQUESTS, JobVariables
 from ecs_worker.spelling import nearest, shown
 
@@ -19,8 +19,13 @@ def unknown_variables(
     base_job_template: Mapping[str, Any], deployment: Mapping[str, Any], run: Mapping[str, Any], pool: str
 ) -> list[str]:
     """A sentence for each job variable that the work pool `pool` doesn't know, so that it has no effect."""
-    known = _declared(base_job_template) | _asked(base_job_template) | {"env"}
-    said = dict.fromkeys(map(_root, deployment), "the deployment") | dict.fromkeys(map(_root, run), "the flow run")
+    said = dict.fromkeys(map(variable_in, deployment), "the deployment") | dict.fromkeys(
+        map(variable_in, run), "the flow run"
+    )
+    known = _declared(base_job_template) | {"env"}
+    if said.keys() <= known:
+        return []  # as it is for nearly every run
+    known |= _asked(base_job_template)
     unknown = {name: source for name, source in said.items() if name not in known}
     sentences = [
         f"The job variable {shown(name)} (from {source}'s job variables) has no effect: the work pool {pool} doesn't "
@@ -72,8 +77,3 @@ def _declared(base_job_template: Mapping[str, Any]) -> set[str]:
 
 def _asked(base_job_template: Mapping[str, Any]) -> frozenset[str]:
     return variables_of(base_job_template.get("job_configuration"))
-
-
-def _root(name: str) -> str:
-    """The variable that a dotted name is a part of."""
-    return name.partition(".")[0].partition("[")[0]

@@ -158,22 +158,27 @@ async def render_job(
     `deployed` are the deployment's job variables; the run's own are in `context`. Raises JobInvalid with every
     problem that could be found, and what `sources` raise.
     """
-    unknown = unknown_variables(template, deployed, context.run.job_variables, context.pool_name)
     try:
         job, problems = await assemble(template, deployed, context, sources)
+        problems += _broken_rules(job, sources)
     except JobInvalid as error:
-        raise JobInvalid([*error.problems, *unknown]) from None  # a misspelt variable may be the very reason
+        problems = [*error.problems]
     except _UNFORESEEN as error:
-        raise JobInvalid([_unforeseen(error), *unknown]) from None
-    try:
-        problems += map(job.hidden.hide, _tellable(problems_of(job), sources))
-    except JobInvalid as error:  # a rule can't read a size that a patch has put in
-        problems += map(job.hidden.hide, error.problems)
-    except _UNFORESEEN as error:
-        problems.append(_unforeseen(error))
-    if problems:
+        problems = [_unforeseen(error)]
+    if problems:  # of which a misspelt variable may be the very reason
+        unknown = unknown_variables(template, deployed, context.run.job_variables, context.pool_name)
         raise JobInvalid([*problems, *unknown])
     return job
+
+
+def _broken_rules(job: Job, sources: Sources) -> list[str]:
+    """What AWS would refuse."""
+    try:
+        return [job.hidden.hide(problem) for problem in _tellable(problems_of(job), sources)]
+    except JobInvalid as error:  # a rule can't read a size that a patch has put in
+        return [job.hidden.hide(problem) for problem in error.problems]
+    except _UNFORESEEN as error:
+        return [_unforeseen(error)]
 
 
 def warnings_of(job: Job, template: Mapping[str, Any], deployed: Mapping[str, Any]) -> list[str]:

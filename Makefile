@@ -7,8 +7,12 @@ VENV := .venv
 PREFECT2 := .venv-prefect2
 PEER := .venv-peer
 BIN := $(VENV)/bin
+.DEFAULT_GOAL := demo
 
-.PHONY: demo test chaos soak bench soak-memory check format docs clean
+.PHONY: help demo test chaos soak bench soak-memory check format docs clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)$$/\1	\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(VENV)/.done ## see the worker do its main job, in about a minute
 	$(BIN)/ecs-worker demo
@@ -45,6 +49,7 @@ format: $(VENV)/.done ## mend what can be mended by itself
 docs: $(VENV)/.done ## renew what is written from the code
 	$(BIN)/python docs/options.py
 	$(BIN)/python docs/variables.py
+	$(BIN)/python docs/templates.py
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
@@ -62,5 +67,5 @@ $(PEER)/.done: benchmarks/constraints-peer.txt
 	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --constraint benchmarks/constraints-peer.txt prefect-aws
 	touch $@
 
-clean:
+clean: ## remove what these have made
 	rm -rf $(VENV) $(PREFECT2) $(PEER) dist .mypy_cache .ruff_cache .hypothesis

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ecs_worker.cli.app import command
-from ecs_worker.settings import WorkerSettings
+from ecs_worker.settings import WorkerSettings, meaning, prefect_variable
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -24,7 +24,9 @@ def page() -> str:
     flags = _flags()
     rows = ["| Option | Variable | Meaning |", "|---|---|---|"]
     for name, field in WorkerSettings.model_fields.items():
-        rows.append(f"| {flags.get(name, '')} | `ECS_WORKER_{name.upper()}` | {field.description}{_default(field)} |")
+        of_prefect = prefect_variable(WorkerSettings, name)
+        variables = f"`ECS_WORKER_{name.upper()}`" + (f", else `{of_prefect}`" if of_prefect else "")
+        rows.append(f"| {flags.get(name, '')} | {variables} | {meaning(WorkerSettings, name)}{_default(field)} |")
     return HEAD + "\n".join(rows) + "\n"
 
 

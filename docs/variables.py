@@ -13,12 +13,15 @@ HEAD = """# Job variables
 What a work pool (as defaults in its base job template), a deployment (`job_variables`, in Prefect 2
 `infra_overrides`) and a flow run may set. The run's win over the deployment's, these over the pool's; only `env` is
 merged. Values may hold `{{ prefect.blocks.TYPE.NAME }}` and `{{ prefect.variables.NAME }}`. As in Prefect,
-`{{ $VARIABLE }}` of the worker's environment is for the base job template's own text, and for `env` where the template
-or the pool's default for `env` has a mapping already; elsewhere it stays as it is written. `ecs-worker render` shows
+`{{ $VARIABLE }}` of the worker's environment is for the values in the pool's default for `env`, and for those in the
+job's own `env` where the pool has such a default, or a mapping for `env` in its template; elsewhere it stays as it is
+written. (In the template's own text, the `job_configuration`, Prefect's servers refuse it.) `ecs-worker render` shows
 what becomes of them all.
 
 A pool takes the variables that its base job template names. `ecs-worker pool update NAME` adds those that it lacks.
-Written by `make docs`.
+What its users have made stays: variables of their own, also those that bear one of the names below; defaults; and what
+they have taken out, which only `--restore` brings back. A variable that the pool doesn't know has no effect; the run's
+logs say so, with the name that was meant. Written by `make docs`.
 
 """
 # Where a new group begins, so that the page can be read.

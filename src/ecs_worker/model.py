@@ -302,6 +302,7 @@ class LaunchRequest:
     run_task: Mapping[str, Any] = field(repr=False)
     deregister: bool = False  # deregister the definition once the task has stopped
     match_latest: bool = False  # only the family's newest revision may be reused
+    warnings: tuple[str, ...] = ()  # sentences about what has no effect
 
     @property
     def capacity(self) -> tuple[str, ...]:

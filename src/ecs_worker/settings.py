@@ -14,7 +14,7 @@ import socket
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _S = TypeVar("_S", bound=BaseSettings)
+_Settings = type[BaseSettings]  # for classes with a setting called `type`
 
 # Names that never pass from the worker's environment into a container: they describe this machine or this
 # worker, or only a server reads them.
@@ -135,6 +136,18 @@ class _ProfileSource(PydanticBaseSettingsSource):
         return found
 
 
+class _PrefectWorkerSource(PydanticBaseSettingsSource):
+    """What a `PrefectVariable` names, in the environment or else in the active profile."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        return None, field_name, False  # __call__ answers for all fields at once
+
+    def __call__(self) -> dict[str, Any]:
+        found = {**_active_profile(os.environ), **{name: value for name, value in os.environ.items() if value}}
+        named = {name: prefect_variable(self.settings_cls, name) for name in self.settings_cls.model_fields}
+        return {name: found[of_prefect] for name, of_prefect in named.items() if of_prefect in found}
+
+
 def _active_profile(environ: Mapping[str, str]) -> dict[str, Any]:
     home = Path(environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
     path = Path(environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").expanduser()
@@ -169,6 +182,13 @@ VARIABLE_ONLY = Option(())
 """For settings that the command line does not offer."""
 
 
+@dataclass(frozen=True, slots=True)
+class PrefectVariable:
+    """The variable of `prefect worker start` that counts where ours is not set; of the environment or the profile."""
+
+    name: str
+
+
 def spellings(settings: type[BaseModel], name: str) -> tuple[str, ...]:
     """All spellings of the setting's option; none if it is only a variable. `--on/--off` for what is on by default."""
     field = settings.model_fields[name]
@@ -180,6 +200,20 @@ def spellings(settings: type[BaseModel], name: str) -> tuple[str, ...]:
 def variable(settings: type[BaseSettings], name: str) -> str:
     """The setting's environment variable."""
     return f"{settings.model_config.get('env_prefix', '')}{name}".upper()
+
+
+def prefect_variable(settings: type[BaseModel], name: str) -> str:
+    """The variable of Prefect's own worker that counts where the setting's is not set; empty if there is none."""
+    found = (each.name for each in settings.model_fields[name].metadata if isinstance(each, PrefectVariable))
+    return next(found, "")
+
+
+def meaning(settings: type[BaseModel], name: str) -> str:
+    """What the setting means, and which values it takes if there are only a few."""
+    field = settings.model_fields[name]
+    kinds = (field.annotation, *get_args(field.annotation))
+    values = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+    return (field.description or "") + (f" One of {', '.join(values)}." if len(values) > 1 else "")
 
 
 def option(settings: type[BaseModel], name: str) -> str:
@@ -290,18 +324,25 @@ class PoolSettings(BaseModel):
         default=(),
         description="Only take runs from this work queue (default: all); repeatable, with commas in the variable.",
     )
-    limit: int | None = Field(
+    limit: Annotated[int | None, Option(("--limit", "-l"))] = Field(
         default=None,
         ge=1,
         description="Most ECS tasks at once; a task counts until it has stopped (default: no limit).",
     )
-    type: Literal["ecs"] = Field(default="ecs", description="Worker type; accepted for compatibility, must be 'ecs'.")
-    prefetch_seconds: float = Field(
+    type: Annotated[Literal["ecs"], Option(("--type", "-t"))] = Field(
+        default="ecs", description="Worker type; accepted for compatibility, must be 'ecs'."
+    )
+    install_policy: Literal["always", "if-not-present", "never", "prompt"] = Field(
+        default="prompt", description="Accepted for compatibility, without effect: there is nothing to install."
+    )
+    prefetch_seconds: Annotated[float, PrefectVariable("PREFECT_WORKER_PREFETCH_SECONDS")] = Field(
         default=10,
         ge=0,
         description="Take runs that are due within this many seconds; their tasks start that much early.",
     )
-    query_seconds: float = Field(default=10, gt=0, description="Seconds between two looks for scheduled runs.")
+    query_seconds: Annotated[float, PrefectVariable("PREFECT_WORKER_QUERY_SECONDS")] = Field(
+        default=10, gt=0, description="Seconds between two looks for scheduled runs."
+    )
     run_once: bool = Field(
         default=False, description="Look for runs once, wait until their tasks have ended, and exit."
     )
@@ -386,6 +427,18 @@ class WorkerSettings(JobSettings, PoolSettings):
         description="Deadline for open launches after SIGTERM; ECS kills a task after 30 s by default.",
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: _Settings,
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Where ours are not set, those of Prefect's own worker count."""
+        return (init_settings, env_settings, _PrefectWorkerSource(settings_cls))
+
     @property
     def settle_seconds(self) -> float:
         """How long a claim without a task is left to its worker: as long as a silent worker still counts as live."""
@@ -419,7 +472,7 @@ def load(settings: type[_S], **given: Any) -> _S:
 
 def _sentence(settings: type[BaseSettings], problem: dict[str, Any], given: Mapping[str, object]) -> str:
     field = str(problem["loc"][0]) if problem["loc"] else ""
-    place = option(settings, field) if given.get(field) is not None else variable(settings, field)
+    place = option(settings, field) if given.get(field) is not None else _set_by(settings, field)
     if problem["type"] == "missing":
         return f"{option(settings, field)} is missing: give it, or set {variable(settings, field)}."
     reason = str(problem["msg"]).removeprefix("Value error, ")
@@ -429,3 +482,9 @@ def _sentence(settings: type[BaseSettings], problem: dict[str, Any], given: Mapp
         return f"{place} is {problem['input']!r}, which can't be used: {settings.model_fields[field].description}"
     shown = "" if "secret" in field or "key" in field or field == "env" else f" is {problem['input']!r}:"
     return f"{place}{shown} {reason[0].lower()}{reason[1:]}."
+
+
+def _set_by(settings: type[BaseSettings], field: str) -> str:
+    """The variable that has given the setting's value."""
+    own = variable(settings, field)
+    return own if os.environ.get(own) or not field else prefect_variable(settings, field) or own

@@ -33,6 +33,7 @@ from anyio.lowlevel import checkpoint
 from ecs_worker import __version__
 from ecs_worker.aws.session import Aws
 from ecs_worker.errors import PrefectError, PrefectNotFound, UserError
+from ecs_worker.job.unread import unread_in_template
 from ecs_worker.lifecycle.adopt import Adopt
 from ecs_worker.lifecycle.cancel import Cancel
 from ecs_worker.lifecycle.claim import Claim
@@ -57,6 +58,7 @@ from ecs_worker.lifecycle.sign import Sign
 from ecs_worker.lifecycle.watch import Watch
 from ecs_worker.lifecycle.way import Steps, Way
 from ecs_worker.ops.heartbeat import Heartbeat
+from ecs_worker.ops.reach import warn_of_loopback
 from ecs_worker.prefect_api.client import PrefectClient
 
 if TYPE_CHECKING:
@@ -191,9 +193,11 @@ class Worker:
             log.info(
                 "Worker %s %s takes flow runs of work pool %s at %s.", name, __version__, pool, self._prefect.shown_url
             )
+            for unread in unread_in_template(parts.heartbeat.pool.base_job_template):
+                log.warning("The base job template of work pool %s: %s", pool, unread)
             parts.events.started()
             PULSE.set(parts.pulse)
-            await self._live(parts)
+            await self._live(parts, aws)
             log.info("Worker %s has stopped; ECS tasks that still run go on.", name)
 
     async def _begin(self, parts: Parts) -> None:
@@ -209,8 +213,10 @@ class Worker:
         await anyio.sleep(SLOW_START)
         log.warning("The start waits for the Prefect API at %s, %.0f s by now.", self._prefect.shown_url, SLOW_START)
 
-    async def _live(self, parts: Parts) -> None:
+    async def _live(self, parts: Parts, aws: Aws) -> None:
         async with anyio.create_task_group() as root:
+            template = parts.heartbeat.pool.base_job_template
+            root.start_soon(warn_of_loopback, self._prefect, self._settings, template, aws)
             for loop in parts.loops:
                 root.start_soon(loop)
             root.start_soon(self._heed_signals)
@@ -259,11 +265,8 @@ class Worker:
         """One poll, then wait for the ends and the last lines of what it gave."""
         try:
             await parts.poll.look()
-        except PrefectNotFound:
-            queues = f", or a queue of {', '.join(self._settings.work_queues)}," if self._settings.work_queues else ""
-            raise UserError(
-                f"The work pool {self._settings.pool}{queues} does not exist: create or correct it."
-            ) from None
+        except PrefectNotFound as error:
+            raise UserError(f"{error}: create or correct it.") from None
         except PrefectError as error:
             raise UserError(f"Scheduled runs can't be read: {error}. Try again later.") from None
         await checkpoint()  # the claims have begun, and hold their slots, after this

@@ -133,6 +133,22 @@ async def test_health_address_in_use(world: World) -> None:
     assert "Traceback" not in process.output
 
 
+async def test_what_is_misspelt_is_told_and_stops_nothing(either_world: World) -> None:
+    world = either_world
+    template = copy.deepcopy(default_base_job_template())
+    template["job_configuration"]["vpcid"] = "{{ vpc_id }}"
+    await world.admin.call("PATCH", f"/work_pools/{world.pool}", json={"base_job_template": template})
+    run_id = await world.run("RUNNING", "COMPLETED", memroy=4096)
+    async with world.worker(env={"ECS_WORKER_LIMITS": "3"}) as process:
+        await process.wait_for_output("ECS_WORKER_LIMITS has no effect")
+        await process.wait_for_output(f"work pool {world.pool}: its job_configuration has 'vpcid'")
+        await world.admin.wait_for_state(run_id, "COMPLETED")
+        assert await process.stop() == 0
+    lines = [line["message"] for line in await world.admin.logs(run_id) if "memroy" in line["message"]]
+    assert len(lines) == 1, lines
+    assert lines[0].endswith("Did you mean 'memory'?")
+
+
 @pytest.mark.parametrize(
     ("configuration", "job", "words"),
     [

@@ -82,6 +82,31 @@ async def test_only_the_named_queues_are_served(world: World) -> None:
     assert (await world.admin.read_run(runs["never"]))["state_type"] == "SCHEDULED"
 
 
+async def test_a_missing_queue_holds_the_others_up_neither_now_nor_when_it_appears(world: World) -> None:
+    await world.admin.post(f"/work_pools/{world.pool}/queues", {"name": "day"})
+    of_day = await world.admin.create_run(await world.deploy("RUNNING", "COMPLETED", work_queue_name="day"))
+    async with world.worker("-q", "day", "-q", "night") as process:
+        await process.wait_for_output(f"The work pool {world.pool} has no work queue night")
+        await world.all_are([of_day], "COMPLETED")
+        await world.admin.post(f"/work_pools/{world.pool}/queues", {"name": "night"})
+        of_night = await world.admin.create_run(await world.deploy("RUNNING", "COMPLETED", work_queue_name="night"))
+        await world.all_are([of_night], "COMPLETED")
+    assert process.output.count("has no work queue night") == 1
+
+
+async def test_run_once_serves_the_queues_that_are_there(world: World) -> None:
+    await world.admin.post(f"/work_pools/{world.pool}/queues", {"name": "day"})
+    of_day = await world.admin.create_run(await world.deploy("RUNNING", "COMPLETED", work_queue_name="day"))
+    async with world.worker("--run-once", "-q", "day", "-q", "nihgt") as process:
+        assert await process.wait(60) == 0
+    await world.all_are([of_day], "COMPLETED", seconds=0.5)
+    assert "has no work queue nihgt" in process.output
+    async with world.worker("--run-once", "-q", "nihgt", name="second") as process:
+        assert await process.wait(60) == 2
+    *_, sentence = process.output.splitlines()
+    assert sentence == f"ecs-worker: The work pool {world.pool} has no work queue nihgt: create or correct it."
+
+
 async def test_run_once_takes_what_is_due_and_exits_when_it_has_ended(world: World) -> None:
     runs = await world.admin.create_runs(await world.deploy("RUNNING", "sleep=1", "COMPLETED"), 3)
     async with world.worker("--run-once") as process:

@@ -166,6 +166,26 @@ def test_bad_custom_headers_are_named(tmp_path: Path, monkeypatch: pytest.Monkey
         load(PrefectSettings)
 
 
+def test_the_intervals_of_prefect_s_own_worker_count_where_ours_are_not_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    profiles(tmp_path, "active = 'a'\n[profiles.a]\nPREFECT_WORKER_QUERY_SECONDS = '4'\n")
+    monkeypatch.setenv("PREFECT_WORKER_PREFETCH_SECONDS", "30")
+    settings = load(WorkerSettings, pool="p")
+    assert (settings.query_seconds, settings.prefetch_seconds) == (4, 30)
+    monkeypatch.setenv("PREFECT_WORKER_QUERY_SECONDS", "5")
+    monkeypatch.setenv("ECS_WORKER_PREFETCH_SECONDS", "31")
+    settings = load(WorkerSettings, pool="p")
+    assert (settings.query_seconds, settings.prefetch_seconds) == (5, 31)
+    assert load(WorkerSettings, pool="p", query_seconds=6).query_seconds == 6
+    monkeypatch.setenv("PREFECT_WORKER_QUERY_SECONDS", "often")
+    with pytest.raises(UserError, match=r"^PREFECT_WORKER_QUERY_SECONDS is 'often':"):
+        load(WorkerSettings, pool="p")
+    monkeypatch.setenv("ECS_WORKER_QUERY_SECONDS", "seldom")
+    with pytest.raises(UserError, match=r"^ECS_WORKER_QUERY_SECONDS is 'seldom':"):
+        load(WorkerSettings, pool="p")
+
+
 def test_worker_wide_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ECS_WORKER_ENV", '{"A": "1,2", "B": "="}')
     monkeypatch.setenv("ECS_WORKER_LABELS", "team=data, stage=prod=1")

@@ -40,6 +40,11 @@ class Service:
         self.used_at = self._limits.clock.now()
         self.closed = False
 
+    @property
+    def endpoint(self) -> str:
+        """The URL that calls go to."""
+        return str(self._client.meta.endpoint_url)
+
     async def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """Wait for the operation's turn, then ask AWS. Parameters that are None are left out."""
         with self._in_use():

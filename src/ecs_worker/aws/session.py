@@ -150,6 +150,10 @@ class Aws:
         """ECS in that account and Region."""
         return await self._service(Ecs, target)
 
+    async def ecs_endpoint(self) -> str:
+        """The URL that the worker's own calls to ECS go to. Raises UserError or AwsError if it has none."""
+        return (await self.ecs()).endpoint
+
     async def logs(self, target: AwsTarget = _OWN) -> Logs:
         """CloudWatch Logs in that account and Region."""
         return await self._service(Logs, target)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_origin
 import typer
 from pydantic_settings import BaseSettings
 
-from ecs_worker.settings import load, spellings, variable
+from ecs_worker.settings import load, meaning, prefect_variable, spellings, variable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,10 +53,11 @@ def _options(settings: type[BaseSettings]) -> list[inspect.Parameter]:
     for name, field in settings.model_fields.items():
         if not (spelled := spellings(settings, name)):
             continue
-        text = field.description or ""
+        text = meaning(settings, name)
         if field.default not in (None, (), False) and not field.is_required() and field.default_factory is None:
             text += f" [default: {field.default}]"
-        text += f" [env var: {variable(settings, name)}]"
+        variables = filter(None, [variable(settings, name), prefect_variable(settings, name)])
+        text += f" [env var: {', else '.join(variables)}]"
         told = typer.Option(*spelled, help=text, show_default=False)
         annotation = Annotated[_type(field.annotation) | None, told]  # type: ignore[valid-type] # made from the field
         options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))

@@ -19,8 +19,10 @@ from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.ops.heartbeat import read_template
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from ecs_worker.job.upgrade import Upgrade
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.prefect_api.schemas import WorkPool
     from ecs_worker.settings import PrefectSettings
@@ -48,18 +50,21 @@ def create(
     typer.echo(f"Created work pool {name}. `ecs-worker start --pool {name}` serves it.", err=True)
 
 
-def update(name: str, *, yes: bool, dry_run: bool) -> None:
+def update(name: str, *, yes: bool, dry_run: bool, restore: bool) -> None:
     """Bring a pool's base job template up to ours, after showing the difference and asking.
 
-    Raises UserError if there is no such pool, or nobody to ask.
+    `restore`: also what its users have taken out. Raises UserError if there is no such pool, nobody to ask, or the
+    pool was changed meanwhile.
     """
     settings = prefect_settings()
     found = anyio.run(_read, settings, name)
-    new = upgraded(found.base_job_template)
-    if new == found.base_job_template:
-        typer.echo(f"The base job template of work pool {name} is up to date.", err=True)
+    new = upgraded(found.base_job_template, restore=restore)
+    for note in _notes(name, new):
+        typer.echo(f"Note: {note}", err=True)
+    if new.template == found.base_job_template:
+        typer.echo(f"The base job template of work pool {name} is up to date{_but_for(new)}.", err=True)
         return
-    show_difference(as_json(found.base_job_template), as_json(new), f"{name} now", f"{name} updated")
+    show_difference(as_json(found.base_job_template), as_json(new.template), f"{name} now", f"{name} updated")
     if dry_run:
         return
     if not yes:
@@ -69,10 +74,34 @@ def update(name: str, *, yes: bool, dry_run: bool) -> None:
 
     async def change() -> None:
         async with prefect_api(settings) as api:
-            await api.update_pool(name, base_job_template=new)
+            # The API has no conditional write: between these two calls an edit can still be lost, but not while asking.
+            if (await ecs_pool(api, name)).base_job_template != found.base_job_template:
+                raise UserError(
+                    f"Somebody has changed the base job template of work pool {name} meanwhile, so it was left alone: "
+                    "give the command again to see what would change now."
+                )
+            await api.update_pool(name, base_job_template=new.template)
 
     anyio.run(change)
     typer.echo(f"Updated work pool {name}. Workers use it within one heartbeat.", err=True)
+
+
+def _notes(name: str, new: Upgrade) -> Iterator[str]:
+    """What of ours the pool doesn't get, and why."""
+    if new.own:
+        yield (
+            f"Work pool {name} has variables of its own that bear names of ours, and they stay as they are: "
+            f"{', '.join(new.own)}. To have ours, rename them first."
+        )
+    if new.taken_out:
+        yield (
+            f"These variables were taken out of the template of work pool {name}, and stay out: "
+            f"{', '.join(new.taken_out)}. --restore brings them back."
+        )
+
+
+def _but_for(new: Upgrade) -> str:
+    return ", but for these variables" if new.own or new.taken_out else ""
 
 
 def print_template() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from ecs_worker.cli.preview import Preview, rendered, shown
 from ecs_worker.cli.server import prefect_api, prefect_settings
 from ecs_worker.errors import JobInvalid, UserError
 from ecs_worker.settings import PrefectSettings, load
+from ecs_worker.spelling import unknown_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +58,7 @@ def render(wanted: Wanted, defaults: JobDefaults, *, as_yaml: bool, explained: b
         for problem in error.problems:
             typer.echo(problem, err=True)
         raise typer.Exit(1) from None
-    for note in notes:
+    for note in [*unknown_settings(os.environ), *notes]:
         typer.echo(f"Note: {note}", err=True)
     if wanted.diff:
         show_difference(texts[0], texts[1], str(wanted.deployment or wanted.flow_run or "offline"), wanted.diff)

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.shapes import Definition, RunTask  # noqa: TC001 - pydantic reads them at run time
-from ecs_worker.job.template import apply_values, placeholders
+from ecs_worker.job.template import apply_values, placeholders, variable_in, variables_of
 from ecs_worker.job.variables import IN_REQUESTS, INLINE_DEFINITION, PLACES, JobVariables
 from ecs_worker.model import AwsCredentials, AwsTarget, Output
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+MOST_NESTED = 100  # levels; ECS's requests have about ten, and Python can't go through a thousand
 _LONGEST_SHOWN = 80  # characters of a value in a message
 _TEMPLATE = "the work pool's template"
 # Field names whose values never stand in a message.
@@ -92,6 +93,34 @@ def render_configuration(
     return rendered
 
 
+def check_nesting(
+    base_job_template: Mapping[str, Any], job_variables: Mapping[str, Any], came_from: Mapping[str, str]
+) -> None:
+    """Raises JobInvalid for what is nested so deeply that nothing can be made of it. `came_from` is `origins(…)`."""
+    deep = f"is nested more than {MOST_NESTED} levels deep, and no ECS request is; make it flatter."
+    configuration = base_job_template.get("job_configuration")
+    problems = []
+    if nested_deeply(configuration) or nested_deeply(pool_defaults(base_job_template)):
+        problems.append(f"The work pool's base job template {deep}")
+    found = {variable_in(name) for name, value in job_variables.items() if nested_deeply(value, len(_parts(name)) - 1)}
+    asked = {*variables_of(configuration), "env"} if found else set()
+    problems += [f"{name}{origin_of(name, came_from)} {deep}" for name in sorted(found & asked)]
+    if problems:
+        raise JobInvalid(problems)
+
+
+def nested_deeply(value: Any, level: int = 0) -> bool:
+    """Whether dicts and lists stand in each other more than MOST_NESTED deep; `value` itself stands at `level`."""
+    open_parts = [(value, level)]
+    while open_parts:
+        part, level = open_parts.pop()
+        if level > MOST_NESTED:
+            return True
+        if isinstance(part, dict | list):
+            open_parts += [(item, level + 1) for item in (part.values() if isinstance(part, dict) else part)]
+    return False
+
+
 def pool_defaults(base_job_template: Mapping[str, Any]) -> dict[str, Any]:
     """What the template gives for variables that nobody sets. A malformed part of it gives nothing."""
     schema = base_job_template.get("variables")
@@ -113,7 +142,7 @@ def _expand_dotted(variables: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in variables.items():
         if "." not in name:
             continue
-        *parents, last = name.replace("[", ".").replace("]", "").split(".")
+        *parents, last = _parts(name)
         target = expanded
         for parent in parents:
             target = target.setdefault(parent, {})
@@ -125,6 +154,11 @@ def _expand_dotted(variables: Mapping[str, Any]) -> dict[str, Any]:
             both = isinstance(expanded.get(name), dict) and isinstance(value, dict)
             expanded[name] = deep_merge(expanded[name], value) if both else value
     return expanded
+
+
+def _parts(name: str) -> list[str]:
+    """The keys that a dotted variable sets; the first is the variable's own name."""
+    return name.replace("[", ".").replace("]", "").split(".")
 
 
 def deep_merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

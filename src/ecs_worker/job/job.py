@@ -49,6 +49,22 @@ class Job:
         return list(self.overrides.get("containerOverrides") or [])
 
     @property
+    def execution_role(self) -> object:
+        """The role with which ECS starts the task; RunTask may name another than the definition."""
+        return self.overrides.get("executionRoleArn") or self.definition.get("executionRoleArn")
+
+    @property
+    def role_remedy(self) -> str:
+        """How to give the task an execution role."""
+        reused = self.configuration.reused_definition
+        if reused is None or self.configuration.derive_task_definition:
+            return "set execution_role_arn"
+        return (
+            f"execution_role_arn has no effect, as {reused} is used as it is: register a revision of it that has an "
+            "executionRoleArn, or set derive_task_definition and execution_role_arn"
+        )
+
+    @property
     def network(self) -> Mapping[str, Any]:
         """RunTask's awsvpcConfiguration."""
         return (self.run_task.get("networkConfiguration") or {}).get("awsvpcConfiguration") or {}

@@ -62,6 +62,17 @@ def placeholders(template: Any) -> frozenset[str]:
     return frozenset(match[1] for text in _strings(template) for match in _PLACEHOLDER.finditer(text))
 
 
+def variables_of(template: Any) -> frozenset[str]:
+    """The job variables that `template` asks for: for `{{ env.HOME }}`, it is `env`."""
+    names = map(variable_in, placeholders(template))
+    return frozenset(name for name in names if not name.startswith("$")) - {"prefect", "ctx"}
+
+
+def variable_in(name: str) -> str:
+    """The job variable that a dotted name is a part of."""
+    return name.partition(".")[0].partition("[")[0]
+
+
 def apply_values(template: Any, values: Mapping[str, Any], environ: Mapping[str, str]) -> Any:
     """First pass: put `values` in, and the worker's own environment for `{{ $NAME }}`.
 
@@ -193,14 +204,13 @@ def _map_strings(
 
 
 def _strings(template: Any) -> Iterator[str]:
-    if isinstance(template, str):
-        yield template
-    elif isinstance(template, dict):
-        for value in template.values():
-            yield from _strings(value)
-    elif isinstance(template, list):
-        for value in template:
-            yield from _strings(value)
+    open_parts = [template]  # no recursion: what anybody may have written can be nested deeply
+    while open_parts:
+        part = open_parts.pop()
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, dict | list):
+            open_parts += part.values() if isinstance(part, dict) else part
 
 
 def _block_of(placeholder: str) -> tuple[BlockReference, str]:

@@ -51,7 +51,8 @@ class JobVariables(BaseModel):
     name: Text = Field(
         default=None,
         title="Name",
-        description="Accepted for compatibility; it has no effect, since ECS tasks have no names.",
+        description="Accepted for compatibility, without effect: ECS tasks have no names, and log streams, which the "
+        "first 0.4 versions named so, have cloudwatch_logs_prefix.",
     )
     env: Texts = Field(
         default_factory=dict,

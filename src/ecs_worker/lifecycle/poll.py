@@ -28,6 +28,49 @@ log = logging.getLogger(__name__)
 SHORTEST_GAP = 0.5  # seconds between polls while more runs wait than could be taken
 
 
+class Queues:
+    """The work queues that are polled: those of the worker's that there are. The server answers for all or for none."""
+
+    def __init__(self, api: PrefectClient, settings: WorkerSettings, clock: Callable[[], float]) -> None:
+        self._api = api
+        self._pool = settings.pool
+        self._wanted = settings.work_queues
+        self._again_after = settings.query_seconds / 2  # polls follow each other faster than that, but only for a while
+        self._clock = clock
+        self._missing: frozenset[str] = frozenset()
+        self._looked = 0.0
+
+    async def polled(self) -> tuple[str, ...]:
+        """The queues to poll now; none: all of the pool. Raises as `find`."""
+        if self._missing and self._clock() - self._looked >= self._again_after:
+            await self.find()
+        return tuple(name for name in self._wanted if name not in self._missing)
+
+    async def find(self) -> None:
+        """Learn which there are. Raises PrefectNotFound, in words for users, if there is none, and PrefectError."""
+        self._looked = self._clock()
+        try:
+            there = await self._api.queue_names(self._pool, self._wanted) if self._wanted else []
+        except PrefectNotFound:
+            there = None
+        if there is None or not self._wanted:
+            raise PrefectNotFound(f"The work pool {self._pool} does not exist")
+        missing = [name for name in self._wanted if name not in there]
+        if len(missing) == len(self._wanted):
+            self._missing = frozenset()  # the next poll asks for all
+            raise PrefectNotFound(f"The work pool {self._pool} has no work queue {' or '.join(missing)}")
+        if new := [name for name in missing if name not in self._missing]:
+            log.warning(
+                "The work pool %s has no work queue %s: create it, or correct its name. Runs of the others are taken "
+                "meanwhile, and those of this one as soon as it is there.",
+                self._pool,
+                " and no ".join(new),
+            )
+        if found := sorted(self._missing.difference(missing)):
+            log.info("The work pool %s has the work queue %s now.", self._pool, ", ".join(found))
+        self._missing = frozenset(missing)
+
+
 class Poll:
     """`send` starts a run on its way and returns at once."""
 
@@ -38,6 +81,7 @@ class Poll:
         self._ledger = ledger
         self._settings = settings
         self._send = send
+        self._queues = Queues(api, settings, ledger.clock)
         self._in_the_way = 0  # held runs in the last answer: set back to Scheduled, or their claims are under way
         self.last: float | None = None
         """When the server last answered a poll, on the ledger's clock; the health check reads it."""
@@ -56,16 +100,17 @@ class Poll:
                     await self._ledger.wait_freed()
 
     async def look(self) -> bool:
-        """One poll. True if runs were left because no slot was free. Raises PrefectError."""
+        """One poll. True if runs were left because no slot was free.
+
+        Raises PrefectNotFound, in words for users, if there is nothing to poll, and PrefectError.
+        """
         free = self._ledger.free
         if free == 0:
             return True
         limit = free + 2 * self._in_the_way  # twice, as they may be more than were seen
         sent = self._ledger.clock()
         before = datetime.now(UTC) + timedelta(seconds=self._settings.prefetch_seconds)
-        found = await self._api.scheduled_runs(
-            self._settings.pool, queues=self._settings.work_queues, before=before, limit=limit
-        )
+        found = await self._scheduled(before, limit)
         self.last = self._ledger.clock()
         fresh = [run for run in found if run.id not in self._ledger]
         self._in_the_way = len(found) - len(fresh)
@@ -73,14 +118,20 @@ class Poll:
             self._send(run, sent)
         return len(fresh) > free or len(found) >= limit
 
+    async def _scheduled(self, before: datetime, limit: int) -> list[FlowRun]:
+        queues = await self._queues.polled()
+        try:
+            return await self._api.scheduled_runs(self._settings.pool, queues=queues, before=before, limit=limit)
+        except PrefectNotFound:
+            await self._queues.find()  # the pool or a queue is missing
+        queues = await self._queues.polled()
+        return await self._api.scheduled_runs(self._settings.pool, queues=queues, before=before, limit=limit)
+
     async def _poll_or_warn(self) -> bool:
         try:
             return await self.look()
-        except PrefectNotFound:
-            queues = f", or a queue of {', '.join(self._settings.work_queues)}," if self._settings.work_queues else ""
-            log.warning(
-                "The work pool %s%s does not exist: create it; the worker asks on.", self._settings.pool, queues
-            )
+        except PrefectNotFound as error:
+            log.warning("%s: create or correct it; the worker asks on.", error)
         except PrefectError as error:
             log.warning("Scheduled runs can't be read now: %s", error)
         return False

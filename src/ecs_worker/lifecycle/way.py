@@ -18,7 +18,7 @@ from ecs_worker.lifecycle.loops import guarded
 from ecs_worker.lifecycle.patience import Refused
 from ecs_worker.lifecycle.run import decide
 from ecs_worker.lifecycle.run.decide import Crash, Drop, Release, Stop, Unknown, Watch
-from ecs_worker.model import AwsFailure
+from ecs_worker.model import AwsFailure, Phase
 from ecs_worker.verdicts.classify import turned_over
 
 if TYPE_CHECKING:
@@ -101,14 +101,20 @@ class Way:
 
     async def _carry(self, scheduled: FlowRun, polled_at: float) -> None:
         run = await self._steps.claim.take(scheduled, polled_at)
-        if run is not None:
-            await self._bring_up(run, new=True)
+        if run is None:
+            return
+        request = await self._bring_up(run, new=True)
+        # Once for each run: not by who adopts it, for no second task, and not with a claim that is given back.
+        told = (run.launched is not None or run.phase is Phase.ABANDONED) and not run.claim.named_before
+        if told and request is not None:
+            self._journal.has_no_effect(run, request.warnings)
 
-    async def _bring_up(self, run: Run, *, new: bool = False) -> None:
-        """From rendering to the task; or to an end that says why there is none.
+    async def _bring_up(self, run: Run, *, new: bool = False) -> LaunchRequest | None:
+        """From rendering to the task; or to an end that says why there is none. The request, if there was one.
 
         `new`: claimed a moment ago, so that it may be given back where there is no room for it.
         """
+        request = None
         with guarded(run.label) as guard:
             try:
                 request = await self._patience.ask(run, run.claim.deployment_id, lambda: self._render(run))
@@ -125,6 +131,7 @@ class Way:
         if guard.fault is not None and run.launched is None:  # nor may it meet this run for ever
             fault = type(guard.fault).__name__
             await self._end(run, LaunchFailed(f"ecs-worker has a fault ({fault}); its log says more."))
+        return request
 
     async def _render(self, run: Run) -> LaunchRequest:
         return await self._patience.while_wanted(run, lambda: self._steps.render.render(run.claim))

@@ -120,6 +120,11 @@ class PrefectClient:
         # 2.20 accepts the status filter, but doesn't apply it.
         return [worker for worker in workers if status is None or worker.status == status]
 
+    async def queue_names(self, pool: str, queues: Collection[str]) -> list[str]:
+        """Those of the work queues that the pool has. PrefectNotFound: there is no such pool."""
+        body = {"work_queues": {"name": {"any_": list(queues)}}}
+        return await self._pages(f"/work_pools/{_part(pool)}/queues/filter", body, _names)
+
     # -- flow runs
 
     async def scheduled_runs(
@@ -392,6 +397,10 @@ def _runs(answer: list[Any]) -> list[FlowRun]:
 
 def _ids(answer: list[Any]) -> list[UUID]:
     return [UUID(raw["id"]) for raw in answer]
+
+
+def _names(answer: list[Any]) -> list[str]:
+    return [str(raw["name"]) for raw in answer]
 
 
 def _states(answer: list[Any]) -> list[RunState]:

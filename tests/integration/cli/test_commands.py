@@ -100,3 +100,23 @@ async def test_where_no_worker_answers(tmp_path: Path, address: str) -> None:
     ended = await ecs_worker(tmp_path, "health", "--health-address", address)
     assert (ended.code, ended.out, ended.err.count("\n")) == (1, "", 1)
     assert ended.err.startswith(f"No worker answers at {address}: ")
+
+
+async def test_help_names_the_values_that_an_option_takes(tmp_path: Path) -> None:
+    told = " ".join((await ecs_worker(tmp_path, "start", "--help")).out.replace("|", " ").split())
+    for values in (
+        "One of FARGATE, EC2, EXTERNAL, FARGATE_SPOT.",
+        "One of DEBUG, INFO, WARNING, ERROR, CRITICAL.",
+        "One of console, json.",
+        "ECS_WORKER_QUERY_SECONDS, else PREFECT_WORKER_QUERY_SECONDS",
+    ):
+        assert values in told
+
+
+def test_the_options_of_prefect_s_own_worker_are_taken() -> None:
+    start = command("start")
+    arguments = ["-p", "pool", "-t", "ecs", "-l", "3", "-n", "w", "-q", "one", "--install-policy", "if-not-present"]
+    given = start.make_context("start", [*arguments, "--prefetch-seconds", "20"]).params
+    assert (given["type"], given["limit"], given["install_policy"]) == ("ecs", 3, "if-not-present")
+    settings = WorkerSettings(**{name: value for name, value in given.items() if value not in (None, [])})
+    assert settings.limit == 3

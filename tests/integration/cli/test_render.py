@@ -195,6 +195,17 @@ async def test_what_only_aws_knows_is_left_open_and_said(tmp_path: Path) -> None
     assert ended.err.count("Note: ") == 3
 
 
+async def test_what_is_misspelt_is_told_and_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "v.yaml").write_text("{memroy: 4096, task_definition_arn: 'f:1', gpu: 1, launch_type: EC2}")
+    ended = await ecs_worker(tmp_path, "render", "--job-variables", "v.yaml", env={"ECS_WORKER_CLUSTERS": "c"})
+    assert ended.code == 0, ended
+    assert "Note: The environment variable ECS_WORKER_CLUSTERS has no effect" in ended.err
+    assert "Did you mean ECS_WORKER_CLUSTER?" in ended.err
+    assert "Note: The job variable 'memroy' (from the deployment's job variables) has no effect" in ended.err
+    assert "Did you mean 'memory'?" in ended.err
+    assert "gpu" in ended.err, "which a definition that is reused as it is ignores"
+
+
 async def test_yaml_says_what_json_could(tmp_path: Path) -> None:
     (tmp_path / "v.yaml").write_text("{env: {SINCE: 2024-01-01}, 1: 2}")
     ended = await ecs_worker(tmp_path, "render", "--job-variables", "v.yaml")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -120,6 +122,55 @@ async def test_a_launch_that_ecs_refuses_for_good_ends_the_run(scene: Scene) -> 
     await scene.report()
     assert scene.state(run)["type"] == "CRASHED"
     assert "Allow the action to the worker's role" in scene.state(run)["message"]
+
+
+def told(scene: Scene, word: str) -> list[str]:
+    return [line["message"] for line in scene.api.log_lines if word in line["message"]]
+
+
+async def test_a_misspelt_variable_is_told_once_for_each_run(scene: Scene) -> None:
+    scene.api.deployment["job_variables"] = {"memroy": 4096}
+    run_id = scene.api.add_run()
+    (scheduled,) = await scene.scheduled()
+    way = scene.parts.way
+    async with way.open(5):
+        way.send_scheduled(scheduled, scene.clock())
+    (run,) = scene.parts.ledger
+    assert run.task is not None
+    run.seen(replace(run.task, last_status="STOPPED"))
+    run.again()
+    async with way.open(5):
+        way.send(run)  # a second task of the same claim
+    await scene.parts.run_logs.flush()
+    (line,) = told(scene, "memroy")
+    assert line.endswith("has no effect: the work pool pool doesn't know it. Did you mean 'memory'?")
+    (entry,) = (entry for entry in scene.api.log_lines if entry["message"] == line)
+    assert (entry["flow_run_id"], entry["level"]) == (run_id, logging.WARNING)
+    assert len(scene.aws.launched) == 2
+
+
+async def test_a_misspelt_variable_is_told_of_a_run_that_ecs_refuses(scene: Scene) -> None:
+    denied = {"code": "AccessDeniedException", "message": "not authorized to perform ecs:RunTask"}
+    scene.aws.fault(fault(What.ERROR, action="RunTask", **denied))
+    scene.api.runs[scene.api.add_run()]["job_variables"] = {"clustre": "mine"}
+    (scheduled,) = await scene.scheduled()
+    async with scene.parts.way.open(5):
+        scene.parts.way.send_scheduled(scheduled, scene.clock())
+    await scene.parts.run_logs.flush()
+    (line,) = told(scene, "clustre")
+    assert "(from the flow run's job variables) has no effect" in line
+
+
+async def test_a_misspelt_variable_may_be_why_a_job_is_invalid(scene: Scene) -> None:
+    scene.api.runs[scene.api.add_run()]["job_variables"] = {"clustre": "mine", "memory": "much"}
+    (scheduled,) = await scene.scheduled()
+    async with scene.parts.way.open(5):
+        scene.parts.way.send_scheduled(scheduled, scene.clock())
+    (run,) = scene.parts.ledger
+    await scene.report()
+    await scene.parts.run_logs.flush()
+    assert "Did you mean 'cluster'?" in scene.state(run)["message"]
+    assert len(told(scene, "clustre")) == 1, "only as a part of the end"
 
 
 async def test_without_an_open_way_a_held_run_is_left_to_the_next_worker(scene: Scene) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 import time
-from collections import Counter
+from collections import Counter, deque
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -38,8 +38,8 @@ class CannedApi:
 
     `calls`: when each request came (monotonic seconds), and its name. `told`: how often each state was accepted for
     each run. `read_by_id`: how many runs each bulk read asked for. `unlisted`: runs that bulk reads miss. `leases`:
-    how often each was renewed. `listed`: the state types of each listing of all runs. `on_call` is called with each
-    name before the answer.
+    how often each was renewed. `log_lines`: the newest. `listed`: the state types of each listing of all runs.
+    `on_call` is called with each name before the answer.
     """
 
     def __init__(self, pool: str, template: Mapping[str, Any], job_variables: Mapping[str, Any] | None = None) -> None:
@@ -78,7 +78,7 @@ class CannedApi:
         self.told: Counter[tuple[str, str]] = Counter()
         self.calls: list[tuple[float, str]] = []
         self.unknown: Counter[str] = Counter()
-        self.log_lines = 0
+        self.log_lines: deque[dict[str, Any]] = deque(maxlen=1000)
         self.read_by_id: list[int] = []
         self.unlisted: set[str] = set()
         self.blocks: dict[str, dict[str, Any]] = {}
@@ -296,7 +296,7 @@ class CannedApi:
         return web.Response(status=204)
 
     async def _logs(self, request: web.Request) -> web.Response:
-        self.log_lines += len(await request.json())
+        self.log_lines.extend(await request.json())
         return web.Response(status=201)
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:

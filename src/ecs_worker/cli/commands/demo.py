@@ -20,7 +20,8 @@ def demo(
     """See the worker do its main job.
 
     Real flows run between a real Prefect server and an embedded AWS, in about a minute. The server is the demo's own
-    unless PREFECT_API_URL is set. Exit code 0 only if all came as it should.
+    unless PREFECT_API_URL is set. Exit code 0 only if all came as it should. Needs the extra `demo`: pip install
+    'ecs-worker[demo]'.
     """
     from ecs_worker.cli.demo import run
 

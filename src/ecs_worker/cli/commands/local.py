@@ -33,7 +33,8 @@ def local(
     """Serve the embedded AWS.
 
     It has ECS, whose containers run as local processes, CloudWatch Logs, EC2 and more. No images are pulled:
-    `python` and `prefect` in containers are those of this command's own environment.
+    `python` and `prefect` in containers are those of this command's own environment. Needs the extra `demo`:
+    pip install 'ecs-worker[demo]'.
     """
     from ecs_worker.local.server import LocalSettings, serve
 

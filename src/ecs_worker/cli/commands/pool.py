@@ -37,15 +37,20 @@ def update(
     name: _Name,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Change the pool without asking.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
+    restore: Annotated[
+        bool, typer.Option("--restore", help="Also bring variables back that were taken out of the template.")
+    ] = False,
 ) -> None:
     """Bring a pool's base job template up to ours, whatever worker it was made for; your own edits stay.
 
-    What differs from the default template that the pool was made from (prefect-aws's 0.4 to 0.7, or ours) counts as
-    yours. Shows the difference, and asks before it changes the pool.
+    Variables that it lacks are added. What differs from the default template that the pool was made from (prefect-aws's
+    0.4 to 0.7, or ours) counts as yours: your own variables, also if ours have the same names; defaults; what you have
+    taken out. Runs that set nothing new get the same requests as before. Shows the difference, says what was left
+    alone, and asks before it changes the pool.
     """
     from ecs_worker.cli import pool
 
-    pool.update(name, yes=yes, dry_run=dry_run)
+    pool.update(name, yes=yes, dry_run=dry_run, restore=restore)
 
 
 @app.command()

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 def role(job: Job) -> Iterator[str]:
     """Logs are written with the execution role."""
-    if job.configuration.configure_cloudwatch_logs and not job.definition.get("executionRoleArn"):
+    if job.configuration.configure_cloudwatch_logs and not job.execution_role:
         yield (
             f"configure_cloudwatch_logs is on{job.origin('configure_cloudwatch_logs')}, but the task definition has no "
-            "execution role that may write logs; set execution_role_arn."
+            f"execution role that may write logs; {job.role_remedy}."
         )
 
 
@@ -33,12 +33,12 @@ def options(job: Job) -> Iterator[str]:
 
 def driver(job: Job) -> Iterator[str]:
     """Fargate writes them with the execution role, too, where the definition configures them itself."""
-    if job.definition.get("executionRoleArn") or job.configuration.configure_cloudwatch_logs:
+    if job.execution_role or job.configuration.configure_cloudwatch_logs:
         return
     for container in _on_cloudwatch(job):
         yield (
-            f"Container {container.get('name')!r} logs to CloudWatch, which on Fargate needs an execution role; set "
-            "execution_role_arn."
+            f"Container {container.get('name')!r} logs to CloudWatch, which on Fargate needs an execution role; "
+            f"{job.role_remedy}."
         )
 
 

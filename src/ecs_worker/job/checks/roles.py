@@ -24,7 +24,7 @@ def arns(job: Job) -> Iterator[str]:
     """Names and ARNs have the shapes that ECS takes."""
     given = (
         ("task_role_arn", _task_role(job), _ROLE, "a role's name or ARN"),
-        ("execution_role_arn", job.definition.get("executionRoleArn"), _ROLE, "a role's name or ARN"),
+        ("execution_role_arn", job.execution_role, _ROLE, "a role's name or ARN"),
         ("cluster", job.run_task.get("cluster"), _CLUSTER, "a cluster's name or ARN"),
         ("task_definition_arn", job.configuration.reused_definition, _DEFINITION, "a family, family:revision or ARN"),
     )
@@ -44,16 +44,16 @@ def execute_command(job: Job) -> Iterator[str]:
 
 def secrets_and_images(job: Job) -> Iterator[str]:
     """ECS reads secrets, and Fargate fetches images from ECR, with the execution role."""
-    if job.definition.get("executionRoleArn"):
+    if job.execution_role:
         return
     for container in job.containers:
         name = container.get("name")
         if container.get("secrets"):
-            yield f"Container {name!r} has secrets, which needs an execution role; set execution_role_arn."
+            yield f"Container {name!r} has secrets, which needs an execution role; {job.role_remedy}."
         if job.made_for_fargate and _ECR_IMAGE.match(str(container.get("image"))):
             yield (
                 f"Container {name!r} has an image on ECR{job.origin('image')}, which on Fargate needs an execution "
-                "role; set execution_role_arn."
+                f"role; {job.role_remedy}."
             )
 
 

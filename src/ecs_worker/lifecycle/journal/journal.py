@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from ecs_worker.prefect_api.schemas import StateType
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ecs_worker.lifecycle.journal.event_feed import EventFeed
     from ecs_worker.lifecycle.journal.output import ContainerOutput
     from ecs_worker.lifecycle.journal.run_logs import RunLogs
@@ -36,6 +38,11 @@ class Journal:
     def claimed(self) -> None:
         """A run is ours."""
         self.counts["claimed"] += 1
+
+    def has_no_effect(self, run: Run, warnings: Sequence[str]) -> None:
+        """Things that the run's job says in vain."""
+        for warning in warnings:
+            self._tell(run, warning, logging.WARNING)
 
     def released(self, run: Run, why: str) -> None:
         """A claimed run is given back."""

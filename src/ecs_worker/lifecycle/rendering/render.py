@@ -23,8 +23,11 @@ from ecs_worker.job.attached import (
 )
 from ecs_worker.job.checks.rules import problems_of
 from ecs_worker.job.configuration import (
+    MOST_NESTED,
     JobConfiguration,
+    check_nesting,
     merge_job_variables,
+    nested_deeply,
     origins,
     render_configuration,
 )
@@ -32,6 +35,7 @@ from ecs_worker.job.context import FlowRunContext, option_origins
 from ecs_worker.job.masking import Redactor
 from ecs_worker.job.requests import flow_container_name, log_streams, network_need
 from ecs_worker.job.template import UNSET, references, resolve_blocks, resolve_variables
+from ecs_worker.job.unread import unknown_variables
 from ecs_worker.lifecycle.rendering.lookups import Lookups
 from ecs_worker.lifecycle.rendering.sources import WorkerSources
 from ecs_worker.model import DEFAULT_CLUSTER, LaunchRequest, Placement
@@ -100,14 +104,13 @@ class Render:
         deployed = deployment.job_variables if deployment is not None else {}
         job = await render_job(self._pool_view.pool.base_job_template, deployed, context, self._sources)
         configuration = job.configuration
-        if warning := ignored_warning(configuration):
-            log.warning("%s: %s", run.name, warning)
         return LaunchRequest(
             placement=replace(_placement(job), flow_name=flow.name, deployment_name=context.deployment_name),
             definition=configuration.reused_definition or job.definition,
             run_task=job.run_task,
             deregister=not configuration.reused_definition and configuration.auto_deregister_task_definition,
             match_latest=configuration.match_latest_revision_in_family,
+            warnings=tuple(warnings_of(job, self._pool_view.pool.base_job_template, deployed)),
         )
 
     async def _deployment(self, run: ClaimedRun) -> Deployment | None:
@@ -155,16 +158,34 @@ async def render_job(
     `deployed` are the deployment's job variables; the run's own are in `context`. Raises JobInvalid with every
     problem that could be found, and what `sources` raise.
     """
-    job, problems = await assemble(template, deployed, context, sources)
     try:
-        problems += map(job.hidden.hide, _tellable(problems_of(job), sources))
-    except JobInvalid as error:  # a rule can't read a size that a patch has put in
-        problems += map(job.hidden.hide, error.problems)
+        job, problems = await assemble(template, deployed, context, sources)
+        problems += _broken_rules(job, sources)
+    except JobInvalid as error:
+        problems = [*error.problems]
     except _UNFORESEEN as error:
-        problems.append(_unforeseen(error))
-    if problems:
-        raise JobInvalid(problems)
+        problems = [_unforeseen(error)]
+    if problems:  # of which a misspelt variable may be the very reason
+        unknown = unknown_variables(template, deployed, context.run.job_variables, context.pool_name)
+        raise JobInvalid([*problems, *unknown])
     return job
+
+
+def _broken_rules(job: Job, sources: Sources) -> list[str]:
+    """What AWS would refuse."""
+    try:
+        return [job.hidden.hide(problem) for problem in _tellable(problems_of(job), sources)]
+    except JobInvalid as error:  # a rule can't read a size that a patch has put in
+        return [job.hidden.hide(problem) for problem in error.problems]
+    except _UNFORESEEN as error:
+        return [_unforeseen(error)]
+
+
+def warnings_of(job: Job, template: Mapping[str, Any], deployed: Mapping[str, Any]) -> list[str]:
+    """A sentence for each thing that was said of a valid job in vain. `template` and `deployed` as in `render_job`."""
+    ignored = ignored_warning(job.configuration)
+    unknown = unknown_variables(template, deployed, job.context.run.job_variables, job.context.pool_name)
+    return [*filter(None, [ignored]), *unknown]
 
 
 async def assemble(
@@ -176,6 +197,7 @@ async def assemble(
     """
     came_from = origins(template, deployed, context.run.job_variables, option_origins(context.defaults))
     variables = merge_job_variables(deployed, context.run.job_variables)
+    check_nesting(template, variables, came_from)
     unresolved = render_configuration(template, variables, os.environ)
     rendered, hidden = await _resolved(unresolved, sources)
     if context.run.claimed_in is not None:
@@ -239,14 +261,21 @@ def _unforeseen(error: Exception) -> str:
 async def _resolved(rendered: Any, sources: Sources) -> tuple[Any, Redactor]:
     """The second and third pass of Prefect's templating: blocks, then variables, which blocks may name too."""
     blocks, _ = references(rendered)
-    documents = {block: await sources.block(block) for block in blocks}
+    documents = {block: _flat(f"The block {block}", await sources.block(block)) for block in blocks}
     if documents:
         rendered = resolve_blocks(rendered, documents)
     _, names = references(rendered)
-    values = {name: await sources.variable(name) for name in names}
+    values = {name: _flat(f"The Prefect variable {name}", await sources.variable(name)) for name in names}
     if values:
         rendered = resolve_variables(rendered, {name: value for name, value in values.items() if value is not UNSET})
     return rendered, Redactor(*documents.values(), values, but=sources.unread)
+
+
+def _flat(what: str, value: Any) -> Any:
+    """The value. Raises JobInvalid if nothing can be made of it."""
+    if nested_deeply(value):
+        raise JobInvalid([f"{what} is nested more than {MOST_NESTED} levels deep, and no ECS request is; correct it."])
+    return value
 
 
 def _changed(before: Any, after: Any) -> set[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ecs_worker.settings import JobDefaults
-from support.jobs import ROLE, context, problems
+from support.jobs import ROLE, build, context, problems
 
 AWSLOGS = {"logDriver": "awslogs", "options": {}}
 
@@ -201,6 +201,36 @@ def test_env_that_doesn_t_fit_beside_a_reused_definition_can_go_into_a_derived_o
     }
     [problem] = problems({"task_definition_arn": "f:1", "env": {"BIG": "b" * 9000}}, described=described)
     assert "Most take BIG (9000) (from the deployment's job variables): set derive_task_definition" in problem
+
+
+STREAMS = {"awslogs-stream-prefix": "p"}
+REUSED = {"networkMode": "awsvpc", "cpu": "1024", "memory": "2048", "containerDefinitions": [{"name": "prefect"}]}
+
+
+@pytest.mark.parametrize(
+    ("variables", "described"),
+    [
+        ({"configure_cloudwatch_logs": True}, {}),
+        ({}, {"containerDefinitions": [{"name": "prefect", "logConfiguration": AWSLOGS | {"options": STREAMS}}]}),
+    ],
+    ids=["logs of the job's", "logs of the definition's"],
+)
+def test_a_definition_that_is_used_as_it_is_needs_a_role_of_its_own(
+    variables: dict[str, Any], described: dict[str, Any]
+) -> None:
+    job = {"task_definition_arn": "f:1", "execution_role_arn": ROLE, **variables}
+    described = {**REUSED, "requiresCompatibilities": ["FARGATE"], **described}
+    [problem] = problems(job, described=described)
+    assert problem.endswith(
+        "; execution_role_arn has no effect, as f:1 is used as it is: register a revision of it that has an "
+        "executionRoleArn, or set derive_task_definition and execution_role_arn."
+    )
+    build(job, described={**described, "executionRoleArn": ROLE})
+    build(job | {"run_task_patch": {"overrides": {"executionRoleArn": ROLE}}}, described=described)
+    definition, _ = build(job | {"derive_task_definition": True}, described=described)
+    assert definition["executionRoleArn"] == ROLE
+    [problem] = problems(job | {"derive_task_definition": True, "execution_role_arn": None}, described=described)[:1]
+    assert problem.endswith("; set execution_role_arn.")
 
 
 def test_what_the_template_fixes_or_the_worker_says_is_told_as_theirs() -> None:

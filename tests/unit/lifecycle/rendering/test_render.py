@@ -130,3 +130,46 @@ async def test_documents_and_patches_are_named_as_origins(variables: dict[str, A
     with pytest.raises(JobInvalid) as caught:
         await rendered(variables, documents={"s3://b/d.yaml": {"cpu": "300", "memory": "512"}})
     assert any(sentence in problem for problem in caught.value.problems), caught.value.problems
+
+
+def nested(levels: int) -> Any:
+    value: Any = "x"
+    for _ in range(levels):
+        value = [value] if levels % 2 else {"a": value}
+    return value
+
+
+@pytest.mark.parametrize("levels", [101, 400, 10_000])
+@pytest.mark.parametrize(
+    ("variables", "holdings", "words"),
+    [
+        (lambda deep: {"env": {"A": deep}}, {}, "env (from the deployment's job variables) is nested"),
+        (lambda deep: {"run_task_patch": deep}, {}, "run_task_patch (from the deployment's job variables) is nested"),
+        (lambda _: {"labels": "{{ prefect.variables.deep }}"}, {"variables": ["deep"]}, "The Prefect variable deep is"),
+        (lambda _: {"labels": "{{ prefect.blocks.json.deep }}"}, {"secrets": ["deep"]}, "The block json/deep is"),
+    ],
+    ids=["env", "patch", "variable", "block"],
+)
+async def test_what_is_nested_too_deeply_is_the_job_s_problem(
+    levels: int, variables: Any, holdings: dict[str, list[str]], words: str
+) -> None:
+    deep = nested(levels)
+    with pytest.raises(JobInvalid) as caught:
+        await rendered(variables(deep), **{kind: dict.fromkeys(names, deep) for kind, names in holdings.items()})
+    assert words in caught.value.problems[0]
+    assert "more than 100 levels deep" in caught.value.problems[0]
+
+
+async def test_a_name_of_many_parts_and_a_template_are_too_deep_alike() -> None:
+    with pytest.raises(
+        JobInvalid, match=r"^env \(from the deployment's job variables\) is nested more than 100 levels"
+    ):
+        await rendered({"env" + ".a" * 400: "x"})
+    template = default_base_job_template()
+    template["job_configuration"]["task_run_request"]["overrides"]["x"] = nested(400)
+    with pytest.raises(JobInvalid, match=r"^The work pool's base job template is nested more than 100 levels deep"):
+        await render_job(template, {}, CONTEXT, Holdings())
+
+
+async def test_depth_that_nobody_reads_does_no_harm() -> None:
+    assert (await rendered({"memroy": nested(10_000)})).run_task

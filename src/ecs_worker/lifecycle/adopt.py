@@ -208,8 +208,9 @@ class Adopt:
         # A few at a time are read whole: a dead worker may have left ten thousand.
         for start in range(0, len(orphans), READ_AT_ONCE):
             some = orphans[start : start + READ_AT_ONCE]
+            runs = await self._api.runs(pool=self._settings.pool, ids=some)  # its error is to come out as it is
             async with anyio.create_task_group() as looks:
-                for run in await self._api.runs(pool=self._settings.pool, ids=some):
+                for run in runs:
                     looks.start_soon(consider, run)
         return outcomes
 

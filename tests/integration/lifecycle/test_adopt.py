@@ -7,7 +7,9 @@ from uuid import uuid4
 
 import aioboto3
 import pytest
+from aiohttp import web
 
+from ecs_worker.errors import PrefectUnavailable
 from ecs_worker.lifecycle.run.claims import claim_message
 from ecs_worker.lifecycle.run.run import UNLAUNCHED
 from ecs_worker.model import Phase, Place
@@ -299,3 +301,18 @@ async def test_two_workers_of_one_name_are_told(scene: Scene, caplog: pytest.Log
     scene.api.add_worker("worker", later=7)  # a heartbeat that this worker did not send
     await look(scene)
     assert "Another worker called worker seems to be alive in work pool pool" in caplog.text
+
+
+async def test_a_look_that_fails_half_way_ends_with_the_server_s_error(scene: Scene) -> None:
+    Orphan(scene)
+    listings = 0
+
+    def fail_the_third(call: str) -> None:  # after two listings: the runs themselves
+        nonlocal listings
+        listings += call == "POST /flow_runs/filter"
+        if listings == 3:
+            raise web.HTTPServiceUnavailable
+
+    scene.api.on_call = fail_the_third
+    with pytest.raises(PrefectUnavailable):  # which the loop tells, and looks again; any other would end the worker
+        await scene.parts.adopt.look()

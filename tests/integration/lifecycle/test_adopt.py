@@ -133,6 +133,18 @@ async def test_what_is_out_of_reach_is_left_alone_and_told_once(
     assert sum("can't be watched from here" in warning for warning in warnings) == 1
 
 
+async def test_a_claim_whose_job_has_credentials_of_its_own_is_launched_in_their_account(scene: Scene) -> None:
+    orphan = Orphan(scene)
+    scene.aws.accounts["AKIDOTHER"] = "999999999999"
+    scene.aws.site("us-east-1", "999999999999").logs.create_group("prefect")
+    credentials = {"aws_access_key_id": "AKIDOTHER", "aws_secret_access_key": "an-example"}
+    scene.api.runs[orphan.run_id]["job_variables"] = {"aws_credentials": credentials}
+    await look(scene)
+    (launched,) = scene.aws.launched
+    assert ":999999999999:" in launched.arn
+    assert orphan.held
+
+
 async def test_region_and_cluster_of_a_task_are_those_of_its_arn(make_scene: MakeScene) -> None:
     scene = await make_scene(settings(), region="eu-west-1")
     async with aioboto3.Session().client("ecs", region_name="us-east-1") as ecs:

@@ -94,6 +94,7 @@ class AwsSimulator:
     `speed`: simulated seconds in a real one. `seed` decides faults, identifiers and disorder. `limits`: a name in
     LIMITS, or buckets of your own. `check_answers` compares each answer with botocore's model and gathers what
     differs in `violations`. `accounts`: access key → account; any other key acts in ACCOUNT.
+    `expired`: access keys that AWS doesn't take any more.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class AwsSimulator:
         self.clock = Clock(speed)
         self.director = Director(seed)
         self.accounts: dict[str, str] = {}
+        self.expired: set[str] = set()
         self.violations: list[str] = []
         self._port = port
         self._seed = seed
@@ -157,6 +159,11 @@ class AwsSimulator:
         return self._sites[place]
 
     @property
+    def sites(self) -> list[Site]:
+        """All places that were asked, or made."""
+        return list(self._sites.values())
+
+    @property
     def ecs(self) -> Ecs:
         return self.site().ecs
 
@@ -179,7 +186,7 @@ class AwsSimulator:
     @property
     def launched(self) -> list[Task]:
         """Every task that ever was, in all places."""
-        return [task for site in self._sites.values() for task in site.ecs.fleet.launched]
+        return [task for site in self.sites for task in site.ecs.fleet.launched]
 
     def fault(self, *rules: Fault) -> None:
         self.director.add(*rules)
@@ -208,11 +215,15 @@ class AwsSimulator:
             return await self._control.handle(request)
         try:
             asked = _read(request, await request.content.read())
-        except ValueError as error:  # JSON's and Unicode's
+        except (ConnectionResetError, ValueError) as error:  # its sender has died; JSON's and Unicode's
             return _error_response("", ServiceError("SerializationException", str(error)))
         self.clock.run_due()
         call = self.director.receive(
-            asked.action, caller=request.headers.get("User-Agent", ""), subject=asked.subject, text=asked.text
+            asked.action,
+            caller=request.headers.get("User-Agent", ""),
+            subject=asked.subject,
+            text=asked.text,
+            place=f"{self.accounts.get(asked.access_key, ACCOUNT)}/{asked.region}",
         )
         try:
             response = await self._answer(asked, call)
@@ -251,6 +262,8 @@ class AwsSimulator:
 
     async def _effect(self, asked: _Asked, call: Call) -> dict[str, Any] | bytes:
         self.clock.run_due()
+        if asked.access_key in self.expired:
+            raise expired(asked.service)
         site = self.site(asked.region, self.accounts.get(asked.access_key, ACCOUNT))
         service = site.services.get(asked.service)
         action = service.actions.get(asked.action) if service is not None else None
@@ -320,6 +333,12 @@ def throttled(service: str) -> ServiceError:
             return ServiceError("com.amazonaws.sqs#RequestThrottled", "Request is throttled.", 403)
         case _:
             return ServiceError("ThrottlingException", "Rate exceeded", 400)
+
+
+def expired(service: str) -> ServiceError:
+    """How that service refuses credentials that were valid once."""
+    code = {"ec2": "RequestExpired", "sts": "ExpiredToken"}.get(service, "ExpiredTokenException")
+    return ServiceError(code, "The security token included in the request is expired", 403 if service == "sts" else 400)
 
 
 def refuse(service: str, problems: list[Problem]) -> None:
@@ -464,7 +483,7 @@ def stats(aws: AwsSimulator) -> dict[str, Any]:
     calls: dict[str, int] = {}
     for call in aws.calls:
         calls[call.action] = calls.get(call.action, 0) + 1
-    sites = list(aws._sites.values())  # noqa: SLF001 - this module's own
+    sites = aws.sites
     return {
         "calls": calls,
         "faults": dict(aws.director.struck()),

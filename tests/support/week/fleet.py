@@ -82,9 +82,10 @@ class Fleet:
                 await member.worker.run()
             except Exception as error:  # noqa: BLE001 - whatever ends a worker is what this is about
                 again = True
-                started = _only_user_errors(error)
-                self._book.note("a worker could not start" if started else "a worker ended", f"{member.name}: {error}")
-                if not started:
+                parts = member.worker.parts
+                if _only_user_errors(error) and not (parts is not None and parts.pulse.ages()):
+                    self._book.note("a worker could not start", member.name)
+                else:
                     self._book.complain(f"worker {member.name} ended by itself: {error!r}")
         self.deaths.append(time.time())
         member.done.set()

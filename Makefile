@@ -9,7 +9,7 @@ PEER := .venv-peer
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := demo
 
-.PHONY: help demo test chaos soak bench soak-memory check format docs clean
+.PHONY: help demo test chaos soak week bench soak-memory check format docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)$$/\1	\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -18,17 +18,22 @@ demo: $(VENV)/.done ## see the worker do its main job, in about a minute
 	$(BIN)/ecs-worker demo
 
 # What kills workers hundreds of times, or watches thousands of tasks: minutes each, and a machine to itself.
-LONG := tests/chaos/test_kill_matrix.py tests/chaos/test_soak.py tests/scale
+LONG := tests/chaos/test_kill_matrix.py tests/chaos/test_soak.py tests/chaos/test_week.py tests/scale
 
 test: $(VENV)/.done $(PREFECT2)/.done ## the test suite
 	$(BIN)/python -m pytest -n 4 --dist loadgroup $(addprefix --ignore=,$(LONG))
 
-chaos: $(VENV)/.done ## the long tests: the kill matrix, a soak, ten thousand tasks
+chaos: $(VENV)/.done ## the long tests: the kill matrix, a soak, a day of a fleet, ten thousand tasks
 	$(BIN)/python -m pytest -n 2 $(LONG)
 
 SOAK_RUNS ?= 1500
 soak: $(VENV)/.done ## kill three workers at random, with one call in five failing; SOAK_RUNS=… for more
 	$(BIN)/python -m pytest tests/chaos/test_soak.py --soak-runs $(SOAK_RUNS) -p no:xdist
+
+SEED ?=
+WITHOUT ?=
+week: $(VENV)/.done ## a week of a fleet's life in ten minutes; SEED=… repeats one, WITHOUT=rotation,… leaves troubles out
+	$(BIN)/python -m pytest tests/chaos/test_week.py -p no:xdist --week-days 7 $(if $(SEED),--week-seed $(SEED)) $(if $(WITHOUT),--week-without $(WITHOUT))
 
 bench: $(VENV)/.done $(PEER)/.done ## side by side with prefect-aws; BENCH="--only launch --reps 1" for a part of it
 	PYTHONPATH=tests $(BIN)/python -m benchmarks --peer $(PEER)/bin/prefect $(BENCH)

@@ -226,11 +226,11 @@ class Worker:
                 await self._take_in(parts)
             parts.events.stopped()
             with anyio.move_on_after(LAST_WORDS):
-                try:
-                    async with anyio.create_task_group() as ends:
+                async with anyio.create_task_group() as ends:
+                    try:
                         await parts.report.look(ends)
-                except PrefectError as error:
-                    log.warning("The ends of runs can't be told any more: %s", error)
+                    except PrefectError as error:
+                        log.warning("The ends of runs can't be told any more: %s", error)
                 async with anyio.create_task_group() as last:
                     last.start_soon(parts.run_logs.flush)
                     last.start_soon(parts.events.flush)

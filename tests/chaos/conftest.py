@@ -28,6 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("chaos")
     group.addoption("--every-call", action="store_true", help="kill matrix: every call in every story")
     group.addoption("--soak-runs", type=int, default=200, help="soak: so many runs")
+    group.addoption("--week-days", type=float, default=1.0, help="week: so many days")
+    group.addoption("--week-seed", type=int, help="week: the seed of its script; drawn if it is not given")
+    group.addoption("--week-without", default="", help="week: troubles to leave out, with commas between")
 
 
 @pytest.fixture

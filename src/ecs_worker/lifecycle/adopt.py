@@ -300,7 +300,9 @@ class Adopt:
         task, obstacle = None, ""
         try:
             run.placed(await self._locate.place(run))
-            if claim.place is not None and not await self._locate.reaches(run.target, claim.place.account):
+            # A job with credentials of its own runs in their account, wherever its claimant is.
+            own = run.target.credentials is None
+            if own and claim.place is not None and not await self._locate.reaches(run.target, claim.place.account):
                 self._say_once(orphan, f"was claimed in {claim.place}, which can't be reached from here.")
                 return Outcome.DONE
             task = await self._locate.find(run)

@@ -8,7 +8,9 @@ from uuid import uuid4
 import aioboto3
 import anyio
 import pytest
+from aiohttp import web
 
+from ecs_worker.errors import PrefectUnavailable
 from ecs_worker.lifecycle.run.claims import claim_message
 from ecs_worker.lifecycle.run.run import UNLAUNCHED
 from ecs_worker.model import Phase, Place
@@ -132,6 +134,18 @@ async def test_what_is_out_of_reach_is_left_alone_and_told_once(
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert sum("can't be reached from here" in warning for warning in warnings) == 1
     assert sum("can't be watched from here" in warning for warning in warnings) == 1
+
+
+async def test_a_claim_whose_job_has_credentials_of_its_own_is_launched_in_their_account(scene: Scene) -> None:
+    orphan = Orphan(scene)
+    scene.aws.accounts["AKIDOTHER"] = "999999999999"
+    scene.aws.site("us-east-1", "999999999999").logs.create_group("prefect")
+    credentials = {"aws_access_key_id": "AKIDOTHER", "aws_secret_access_key": "an-example"}
+    scene.api.runs[orphan.run_id]["job_variables"] = {"aws_credentials": credentials}
+    await look(scene)
+    (launched,) = scene.aws.launched
+    assert ":999999999999:" in launched.arn
+    assert orphan.held
 
 
 async def test_region_and_cluster_of_a_task_are_those_of_its_arn(make_scene: MakeScene) -> None:
@@ -302,6 +316,22 @@ async def test_two_workers_of_one_name_are_told(scene: Scene, caplog: pytest.Log
     scene.api.add_worker("worker", later=7)  # a heartbeat that this worker did not send
     await look(scene)
     assert "Another worker called worker seems to be alive in work pool pool" in caplog.text
+
+
+async def test_a_look_that_fails_half_way_ends_with_the_server_s_error(scene: Scene) -> None:
+    Orphan(scene)
+    listings = 0
+
+    def fail_the_third(call: str) -> None:  # after two listings: the runs themselves
+        nonlocal listings
+        listings += call == "POST /flow_runs/filter"
+        if listings == 3:
+            raise web.HTTPServiceUnavailable
+
+    scene.api.on_call = fail_the_third
+    async with anyio.create_task_group() as lanes:
+        with pytest.raises(PrefectUnavailable):  # which the loop tells, and looks again; any other would end the worker
+            await scene.parts.adopt.look(lanes)
 
 
 # -- what it costs

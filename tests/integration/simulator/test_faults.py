@@ -284,3 +284,40 @@ async def test_closing_ends_what_hangs_and_what_is_held() -> None:
         await asyncio.sleep(0)
     results = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
     assert [type(result).__name__ for result in results] == ["ConnectionDropped", "ConnectionDropped"]
+
+
+async def test_a_fault_can_be_one_place_s(aws: AwsSimulator, clients: Clients) -> None:
+    rule = fault(What.ERROR, place="*/eu-west-1")
+    aws.fault(rule)
+    sick, well = await clients.make("ecs", region="eu-west-1"), await clients.make("ecs")
+    assert await code_of(sick.list_clusters()) == "ClientException"
+    assert (await well.list_clusters())["clusterArns"]
+    aws.director.remove(rule)
+    assert (await sick.list_clusters())["clusterArns"]
+
+
+@pytest.mark.parametrize(
+    ("service", "call", "code"),
+    [
+        ("ecs", "list_clusters", "ExpiredTokenException"),
+        ("sts", "get_caller_identity", "ExpiredToken"),
+        ("ec2", "describe_vpcs", "RequestExpired"),
+    ],
+)
+async def test_expired_credentials_are_refused(
+    aws: AwsSimulator, clients: Clients, service: str, call: str, code: str
+) -> None:
+    client = await clients.make(service)
+    await getattr(client, call)()
+    aws.expired.add("AKIATEST")
+    assert await code_of(getattr(client, call)()) == code
+
+
+async def test_a_full_cluster_takes_tasks_again_when_one_has_stopped(aws: AwsSimulator, flows: Any) -> None:
+    aws.ecs.clusters["default"].most_tasks = 1
+    (task,) = (await flows.run_task(**run_task()))["tasks"]
+    refused = await flows.run_task(**run_task(clientToken="two"))
+    assert [failure["reason"] for failure in refused["failures"]] == ["RESOURCE:MEMORY"]
+    await flows.stop_task(task=task["taskArn"])
+    assert (await flows.run_task(**run_task(clientToken="two")))["failures"]  # ECS keeps what it said to a token
+    assert (await flows.run_task(**run_task(clientToken="three")))["tasks"]

@@ -140,9 +140,9 @@ class CannedApi:
 
     # -- HTTP
 
-    def application(self) -> web.Application:
-        app = web.Application(middlewares=[self._count], client_max_size=2**26)
-        routes: dict[str, Any] = {
+    def routes(self) -> dict[str, Any]:
+        """The calls that it knows: `METHOD /path` → handler."""
+        return {
             "GET /health": lambda _: web.json_response(data=True),
             "GET /admin/version": lambda _: _json(VERSION),
             "GET /csrf-token": lambda _: _json({"detail": "CSRF protection is disabled."}, 422),
@@ -169,7 +169,10 @@ class CannedApi:
             "GET /events/in": self._socket,
             "GET /events/out": self._socket,
         }
-        for route, handler in routes.items():
+
+    def application(self) -> web.Application:
+        app = web.Application(middlewares=[self._count], client_max_size=2**26)
+        for route, handler in self.routes().items():
             method, path = route.split()
             app.router.add_route(method, f"/api{path}", _coroutine(handler))
         app.router.add_route("*", "/{path:.*}", self._not_known)

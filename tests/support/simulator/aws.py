@@ -159,6 +159,11 @@ class AwsSimulator:
         return self._sites[place]
 
     @property
+    def sites(self) -> list[Site]:
+        """All places that were asked, or made."""
+        return list(self._sites.values())
+
+    @property
     def ecs(self) -> Ecs:
         return self.site().ecs
 
@@ -181,7 +186,7 @@ class AwsSimulator:
     @property
     def launched(self) -> list[Task]:
         """Every task that ever was, in all places."""
-        return [task for site in self._sites.values() for task in site.ecs.fleet.launched]
+        return [task for site in self.sites for task in site.ecs.fleet.launched]
 
     def fault(self, *rules: Fault) -> None:
         self.director.add(*rules)
@@ -210,11 +215,15 @@ class AwsSimulator:
             return await self._control.handle(request)
         try:
             asked = _read(request, await request.content.read())
-        except ValueError as error:  # JSON's and Unicode's
+        except (ConnectionResetError, ValueError) as error:  # its sender has died; JSON's and Unicode's
             return _error_response("", ServiceError("SerializationException", str(error)))
         self.clock.run_due()
         call = self.director.receive(
-            asked.action, caller=request.headers.get("User-Agent", ""), subject=asked.subject, text=asked.text
+            asked.action,
+            caller=request.headers.get("User-Agent", ""),
+            subject=asked.subject,
+            text=asked.text,
+            place=f"{self.accounts.get(asked.access_key, ACCOUNT)}/{asked.region}",
         )
         try:
             response = await self._answer(asked, call)
@@ -474,7 +483,7 @@ def stats(aws: AwsSimulator) -> dict[str, Any]:
     calls: dict[str, int] = {}
     for call in aws.calls:
         calls[call.action] = calls.get(call.action, 0) + 1
-    sites = list(aws._sites.values())  # noqa: SLF001 - this module's own
+    sites = aws.sites
     return {
         "calls": calls,
         "faults": dict(aws.director.struck()),

@@ -50,10 +50,13 @@ class _Recorded:
 
 @dataclass(slots=True)
 class Cluster:
+    """`most_tasks`: it has room for no more at once."""
+
     name: str
     capacity_providers: tuple[str, ...] = _FARGATE
     default_strategy: tuple[dict[str, Any], ...] = ()
     status: str = "ACTIVE"
+    most_tasks: int | None = None
 
 
 class Ecs:
@@ -90,6 +93,12 @@ class Ecs:
     def create_cluster(self, name: str) -> Cluster:
         return self.clusters.setdefault(name, Cluster(name))
 
+    def forget(self) -> None:
+        """Keep no record of what nobody can ask for any more: a long test needs the memory."""
+        now = self._clock.now()
+        self._tokens = {key: known for key, known in self._tokens.items() if not known.expired(now)}
+        self.fleet.forget()
+
     # -- tasks ------------------------------------------------------------------------
 
     def _run_task(self, params: dict[str, Any], call: Call) -> dict[str, Any] | bytes:
@@ -114,6 +123,9 @@ class Ecs:
             self._tokens[cluster.name, token] = recorded
         if call.what is What.FAILURES and call.fault is not None:
             recorded.failures = [_failure(call.fault.reason) for _ in range(count)]
+            return {"tasks": [], "failures": recorded.failures}
+        if cluster.most_tasks is not None and self.fleet.living(cluster.name) + count > cluster.most_tasks:
+            recorded.failures = [_failure("RESOURCE:MEMORY") for _ in range(count)]
             return {"tasks": [], "failures": recorded.failures}
         for _ in range(count):
             recorded.tasks.append(self._launch(params, call.text, cluster, definition, capacity))

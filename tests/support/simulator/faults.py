@@ -61,15 +61,17 @@ class Phase(StrEnum):
 class Fault:
     """A rule: which calls go wrong, and how. All conditions must hold.
 
-    `action` and `caller` are shell patterns (`Describe*`); `containing` is a text that the request must hold;
-    `nth` names calls among those that match so far, from 1; `probability` is drawn from the seed, the rule, the
-    action and that action's count, so that neither timing nor other actions change it; `start` and `end` are real
-    seconds since the rule was added; `times` bounds how often it strikes. Of several kinds in `what` one is drawn.
+    `action`, `caller` and `place` ("account/region") are shell patterns (`Describe*`); `containing` is a text that the
+    request must hold; `nth` names calls among those that match so far, from 1; `probability` is drawn from the seed,
+    the rule, the action and that action's count, so that neither timing nor other actions change it; `start` and `end`
+    are real seconds since the rule was added; `times` bounds how often it strikes. Of several kinds in `what` one is
+    drawn.
     """
 
     what: tuple[What, ...]
     action: str = "*"
     caller: str = "*"
+    place: str = "*"
     containing: str = ""
     nth: tuple[int, ...] = ()
     probability: float = 1.0
@@ -100,6 +102,7 @@ class Call:
     subject: str  # what it is about: the startedBy, the flow run's id, the task …; empty when it is many things
     at: float  # real seconds, time.monotonic()
     text: str = field(default="", repr=False)
+    place: str = ""  # account/region; empty where there is none
     what: What | None = None  # the fault that struck
     fault: Fault | None = field(default=None, repr=False)
     effect: bool = False  # whether it happened
@@ -241,6 +244,7 @@ class Rule:
         return (
             fnmatchcase(call.action, rule.action)
             and fnmatchcase(call.caller, rule.caller)
+            and fnmatchcase(call.place, rule.place)
             and rule.containing in call.text
         )
 
@@ -274,6 +278,10 @@ class Director:
         """No faults any more; calls that already hang stay so."""
         self._rules.clear()
 
+    def remove(self, *rules: Fault) -> None:
+        """These faults are over."""
+        self._rules = [rule for rule in self._rules if all(rule.fault is not one for one in rules)]
+
     def pause_at(self, point: Point, *, freeze: bool = False) -> Pause:
         """Holds a call at `point`; with `freeze`, every later call waits too until `thaw()`."""
         pause = Pause(point, freeze=freeze, director=self)
@@ -303,10 +311,10 @@ class Director:
 
     # -- what the servers ask ---------------------------------------------------------
 
-    def receive(self, action: str, *, caller: str, subject: str = "", text: str = "") -> Call:
+    def receive(self, action: str, *, caller: str, subject: str = "", text: str = "", place: str = "") -> Call:
         self._occurrences[action, caller] += 1
         occurrence = self._occurrences[action, caller]
-        call = Call(len(self.calls), action, occurrence, caller, subject, time.monotonic(), text)
+        call = Call(len(self.calls), action, occurrence, caller, subject, time.monotonic(), text, place)
         self.calls.append(call)
         call.pauses = tuple(pause for pause in self._pauses if pause.matches(call))
         return call

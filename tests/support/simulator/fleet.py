@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from support.simulator.service import Ids, Place
     from support.simulator.sqs import Sqs
 
+Player = Callable[["Task", Callable[[], None]], Awaitable[FlowEnd]]
+"""What a flow container does: gets its task, and what to call once the server lets the flow run."""
 RETENTION = 3600.0  # simulated seconds that a stopped task can be described (at least; ECS API, DescribeTasks)
 _START = ("PROVISIONING", "PENDING", "ACTIVATING", "RUNNING")
 _STOP = ("DEACTIVATING", "STOPPING", "DEPROVISIONING")
@@ -80,7 +83,7 @@ class Task:
 
 
 class Fleet:
-    """Starts tasks and leads them through their scripts."""
+    """Starts tasks and leads them through their scripts. `player` plays the flows of those whose script has one."""
 
     def __init__(self, place: Place, clock: Clock, ids: Ids, logs: Logs, sqs: Sqs) -> None:
         self.place = place
@@ -89,6 +92,7 @@ class Fleet:
         self.by_started_by: dict[str, list[Task]] = defaultdict(list)
         self.flow_runs: dict[str, list[str]] = defaultdict(list)  # flow run -> ARNs of tasks that really ran it
         self.http: ClientSession | None = None  # for the flow containers
+        self.player: Player = self._play_over_http
         self._clock = clock
         self._ids = ids
         self._logs = logs
@@ -100,6 +104,17 @@ class Fleet:
         if task is None or task.cluster != cluster or (task.visible_at > self._clock.now() and not unseen):
             return None
         return task if not reference.startswith("arn:") or reference == task.arn else None
+
+    def living(self, cluster: str) -> int:
+        """How many tasks of the cluster have not stopped."""
+        return sum(task.cluster == cluster and task.status != "STOPPED" for task in self.tasks.values())
+
+    def forget(self) -> None:
+        """Keep no record of tasks that can't be described any more."""
+        self.launched = [task for task in self.launched if task.id in self.tasks]
+        known = {task.flow_run_id for task in self.launched}
+        for run_id in [run_id for run_id in self.flow_runs if run_id not in known]:
+            del self.flow_runs[run_id]
 
     def launch(
         self,
@@ -254,10 +269,13 @@ class Fleet:
 
     # -- what containers do -----------------------------------------------------------
 
-    async def _play(self, task: Task) -> None:
+    async def _play_over_http(self, task: Task, on_running: Callable[[], None]) -> FlowEnd:
         if self.http is None or task.script.flow is None:
             raise RuntimeError("a flow container needs the simulator to be open and a flow script")
-        end = await play_flow(self.http, task.environment, task.script.flow, lambda: self._ran(task))
+        return await play_flow(self.http, task.environment, task.script.flow, on_running)
+
+    async def _play(self, task: Task) -> None:
+        end = await self.player(task, lambda: self._ran(task))
         code = {FlowEnd.DONE: 0, FlowEnd.UNREACHABLE: 1, FlowEnd.UNTOLD: task.script.exit_code}[end]
         self.stop(task, task.script.stop_code, task.script.reason, code)
 

@@ -1,0 +1,102 @@
+"""Virtual time: all clocks go together, nobody waits for them, and what really takes time is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from aiohttp import web
+from anyio import to_thread
+
+from support.virtual import VirtualTime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+START = datetime(2026, 3, 2, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+def clocks() -> tuple[float, float, float, datetime]:
+    return time.monotonic(), time.time(), asyncio.get_running_loop().time(), datetime.now(UTC)
+
+
+def test_all_clocks_jump_together() -> None:
+    async def main() -> None:
+        before = clocks()
+        await asyncio.sleep(DAY.total_seconds())
+        monotonic, wall, loop, now = clocks()
+        assert monotonic - before[0] == wall - before[1] == loop - before[2] == DAY.total_seconds()
+        assert now == START + DAY
+
+    with VirtualTime(START) as virtual:
+        virtual.run(main())
+
+
+def test_who_has_got_hold_of_a_clock_before_has_the_same_time() -> None:
+    def asked(clock: Callable[[], float] = time.monotonic) -> float:
+        return clock()
+
+    with VirtualTime(START) as virtual:
+        virtual.pass_by(5.0)
+        assert asked() == virtual.seconds == 5.0
+    assert asked() != 5.0
+
+
+def test_the_real_time_is_back_afterwards() -> None:
+    real = time.monotonic()
+    with VirtualTime(START) as virtual:
+        virtual.run(asyncio.sleep(1e6))
+    assert real < time.monotonic() < real + 1e6
+    assert abs(datetime.now(UTC) - START) > DAY
+
+
+def test_threads_are_waited_for_and_no_time_passes() -> None:
+    async def main() -> None:
+        released = threading.Event()
+        timer = asyncio.get_running_loop().call_later(1.0, released.set)  # would come first, if the clock jumped
+        began = time.monotonic()
+        assert await to_thread.run_sync(released.wait, 0.1) is False
+        found = await asyncio.get_running_loop().getaddrinfo("localhost", 80, type=socket.SOCK_STREAM)
+        assert found
+        assert time.monotonic() == began
+        timer.cancel()
+
+    with VirtualTime(START) as virtual:
+        virtual.run(main())
+
+
+def test_an_answer_that_takes_long_costs_only_virtual_time() -> None:
+    async def slow(_: web.Request) -> web.Response:
+        await asyncio.sleep(25)
+        return web.Response(text="late")
+
+    async def main() -> None:
+        app = web.Application()
+        app.router.add_get("/", slow)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{runner.addresses[0][1]}") as client:
+            began = time.monotonic()
+            assert (await client.get("/", timeout=30)).text == "late"
+            assert time.monotonic() - began == 25
+            with pytest.raises(httpx.ReadTimeout):
+                await client.get("/", timeout=20)
+            assert time.monotonic() - began == 45
+        await runner.cleanup()
+
+    with VirtualTime(START) as virtual:
+        virtual.run(main())
+
+
+def test_what_nothing_can_end_is_told() -> None:
+    with VirtualTime(START, patience=0.05) as virtual, pytest.raises(RuntimeError, match="everything waits"):
+        virtual.run(asyncio.Event().wait())

@@ -19,7 +19,8 @@ from ecs_worker.cli.preview import Preview, rendered
 from ecs_worker.cli.server import prefect_api, prefect_settings
 from ecs_worker.errors import AwsError, UserError
 from ecs_worker.job.requests import awslogs_stream
-from ecs_worker.lifecycle.journal.tail import MISSING, Reader, Tail
+from ecs_worker.lifecycle.journal.reader import Reader
+from ecs_worker.lifecycle.journal.tail import MISSING, Tail
 from ecs_worker.model import AwsTarget
 from ecs_worker.settings import JobSettings, load
 

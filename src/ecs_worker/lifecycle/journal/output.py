@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from ecs_worker.lifecycle.journal.tail import MOST_DELAY, Reader, Tail
+from ecs_worker.lifecycle.journal.reader import Reader
+from ecs_worker.lifecycle.journal.tail import MOST_DELAY, Tail
 from ecs_worker.lifecycle.loops import every
 from ecs_worker.model import Output, Phase
 

@@ -123,10 +123,10 @@ def build(
 ) -> Parts:
     """Put the parts together. Nothing is asked and no loop runs yet; `clock` is what they judge time by."""
     ledger = Ledger(limit=settings.limit, max_launching=settings.max_launching, clock=clock)
-    heartbeat = Heartbeat(api, settings, prefect.shown_url)
     run_logs = RunLogs(api)
-    events = EventFeed(api, settings.name, heartbeat)
     output = ContainerOutput(aws, run_logs, ledger)
+    heartbeat = Heartbeat(api, settings, prefect.shown_url, marks=output.in_log)
+    events = EventFeed(api, settings.name, heartbeat)
     journal = Journal(run_logs, events, output, settings.name)
 
     render = Render(api, aws, settings, prefect, heartbeat)

@@ -64,6 +64,7 @@ def run_in(
     task: TaskFacts | None = None,
     signed: bool = True,
     adopted: bool = False,
+    held_until: datetime | None = None,
     clock: Callable[[], float] = time.monotonic,
     **request: Any,
 ) -> Run:
@@ -78,7 +79,7 @@ def run_in(
         return run
     known = task or TaskFacts(task_arn())
     if adopted:
-        run.adopted_as(known, TaskName((where or placement()).cluster, known.arn) if signed else None)
+        run.adopted_as(known, TaskName((where or placement()).cluster, known.arn) if signed else None, held_until)
     else:
         run.launched_as(known)
         if signed:

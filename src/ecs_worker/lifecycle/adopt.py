@@ -17,7 +17,7 @@ import hashlib
 import logging
 import math
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,6 +25,7 @@ import anyio
 
 from ecs_worker.errors import AwsError, JobInvalid, PrefectError, PrefectNotFound, UserError
 from ecs_worker.lifecycle.claim import undo_if_ended
+from ecs_worker.lifecycle.journal.output import LOOK_BACK
 from ecs_worker.lifecycle.loops import every, guarded
 from ecs_worker.lifecycle.run import decide
 from ecs_worker.lifecycle.run.claims import WAITING, claim_in, latest_claim, recorded_run
@@ -34,7 +35,7 @@ from ecs_worker.model import TaskFacts, TaskName
 from ecs_worker.prefect_api.schemas import StateType
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from uuid import UUID
 
     from ecs_worker.lifecycle.locate import Locate
@@ -59,7 +60,11 @@ ODD_BEAT = 3.0  # seconds by which the server's word of our heartbeats may diffe
 
 
 class Beats(Protocol):
-    """This worker's own heartbeats."""
+    """This worker's own heartbeats, and what was there before."""
+
+    @property
+    def before(self) -> Mapping[str, datetime]:
+        """When each worker of the pool had beaten last before this one's first heartbeat, one of its own name too."""
 
     @property
     def beat_at(self) -> float | None:
@@ -110,16 +115,25 @@ class Colleagues:
 
     online: frozenset[str] = frozenset()
     gone: bool = True  # at the last look one was missing that was there before; so it is at the first look
+    lost: frozenset[str] = frozenset()  # those that were missing
+    beats: dict[str, datetime] = field(default_factory=dict)  # of others: when each was last known to live
     _beats: dict[str, object] = field(default_factory=dict)
     _proven: set[str] = field(default_factory=set)
 
-    def saw(self, workers: Iterable[Worker], me: str) -> None:
+    def saw(self, workers: Collection[Worker], me: str) -> None:
         """Take in the list of those that are ONLINE."""
         online = {worker.name: worker.last_heartbeat_time for worker in workers if worker.status == "ONLINE"}
         now = frozenset(online) | {me}
-        self.gone = bool(self.online - now) or not self.online
+        self.lost = self.online - now
+        self.gone = bool(self.lost) or not self.online
         self._proven = {name for name, beat in online.items() if name in self._proven or self._beat_again(name, beat)}
         self.online, self._beats = now, dict(online)
+        self.heard(workers, me)
+
+    def heard(self, workers: Iterable[Worker], me: str) -> None:
+        """Take in when they beat last, dead or alive."""
+        self.beats |= {each.name: each.last_heartbeat_time for each in workers if each.last_heartbeat_time}
+        self.beats.pop(me, None)
 
     def doubtful(self, me: str) -> frozenset[str]:
         """Those that are ONLINE and have not beaten since the first look: they may have died a moment ago."""
@@ -172,6 +186,8 @@ class Adopt:
         workers = await self._api.workers(pool, status="ONLINE")
         self._look_for_twin(workers)
         self._colleagues.saw(workers, me)
+        if self._colleagues.lost:  # since the last look, which may be a while ago
+            self._colleagues.heard(await self._api.newest_workers(pool), me)
         now = self._ledger.clock()
         doubt = self._settings.limit is not None and bool(self._colleagues.doubtful(me))
         everything = self._colleagues.gone or doubt or now - self._looked_at_all >= EVERYTHING_EVERY
@@ -247,7 +263,7 @@ class Adopt:
         if pending and await undo_if_ended(self._api, run.claim, states):
             return Outcome.DONE  # the claimant died before it could do so
         if name is not None and await self._is_its_task(run, claim, name):
-            return await self._watch(orphan, run, name)
+            return await self._watch(orphan, run, name, claim)
         if claim is not None:
             return await self._find_or_launch(orphan, run, claim)
         return Outcome.DONE
@@ -292,13 +308,14 @@ class Adopt:
             return True
         return await self._locate.is_of_claim(run.claim, name)
 
-    async def _watch(self, orphan: FlowRun, run: Run, name: TaskName) -> Outcome:
+    async def _watch(self, orphan: FlowRun, run: Run, name: TaskName, claim: ClaimRecord | None) -> Outcome:
         placement = await self._locate.placement_of(run.claim, name)
         if not await self._locate.reaches(placement.target, name.account):
             self._say_once(orphan, f"can't be watched from here: its task is in account {name.account}.")
             return Outcome.DONE
         run.placed(placement)
-        await self._way.adopt(run, TaskFacts(arn=name.arn), name)  # the next sweep describes it
+        held_until = self._held_until(orphan, claim)
+        await self._way.adopt(run, TaskFacts(arn=name.arn), name, held_until=held_until)  # the next sweep describes it
         return Outcome.DONE
 
     async def _find_or_launch(self, orphan: FlowRun, run: Run, claim: ClaimRecord) -> Outcome:
@@ -315,7 +332,7 @@ class Adopt:
             if not decide.lets_launch_tell(error, orphan.state_type):
                 raise
         if task is not None:
-            await self._way.adopt(run, task)
+            await self._way.adopt(run, task, held_until=self._held_until(orphan, claim))
         elif await self._is_unchanged(orphan, claim):
             match decide.of_orphan(orphan.state_type, obstacle):
                 case Launch():
@@ -326,6 +343,19 @@ class Adopt:
                     run.abandoned(why)  # `report` ends it
                     self._ledger.take(run)
         return Outcome.DONE
+
+    def _held_until(self, orphan: FlowRun, claim: ClaimRecord | None) -> datetime | None:
+        """When the worker that held the run was last known to live.
+
+        A server without labels doesn't tell who that was: then it is the first of those that died of late.
+        """
+        beats = {**self._beats.before, **self._colleagues.beats}
+        holder = orphan.labels.get(WORKER_LABEL) or (claim.worker if claim is not None else None)
+        if holder in beats:
+            return beats[holder]
+        alive = self._colleagues.online - {self._settings.name}
+        of_late = datetime.now(UTC) - timedelta(seconds=LOOK_BACK)
+        return min((beat for name, beat in beats.items() if name not in alive and beat >= of_late), default=None)
 
     async def _is_unchanged(self, orphan: FlowRun, claim: ClaimRecord) -> bool:
         """Whether the run is as it was when it was listed, an instant ago: not ended, given back, or taken."""

@@ -22,6 +22,7 @@ from ecs_worker.model import AwsFailure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from datetime import datetime
 
     from anyio.abc import TaskGroup
 
@@ -85,11 +86,16 @@ class Way:
         else:
             self._launches.start_soon(self._bring_up, run)
 
-    async def adopt(self, run: Run, task: TaskFacts, name: TaskName | None = None) -> None:
-        """Look after a task that another process launched. `name`: as the run names it already."""
+    async def adopt(
+        self, run: Run, task: TaskFacts, name: TaskName | None = None, *, held_until: datetime | None = None
+    ) -> None:
+        """Look after a task that another process launched. `name`: as the run names it already.
+
+        `held_until`: when whoever held the run was last known to live.
+        """
         if run.id in self._ledger:
             return
-        run.adopted_as(task, name)
+        run.adopted_as(task, name, held_until)
         self._ledger.take(run)
         self._journal.adopted(run)
         await self._steps.sign.sign(run)

@@ -118,6 +118,10 @@ class PrefectClient:
         # 2.20 accepts the status filter, but doesn't apply it.
         return [worker for worker in workers if status is None or worker.status == status]
 
+    async def newest_workers(self, pool: str) -> list[Worker]:
+        """Those of the pool's workers that beat last, dead or alive: one page, which the server sorts so."""
+        return await self._limited(f"/work_pools/{_part(pool)}/workers/filter", {}, self._page, _workers)
+
     # -- flow runs
 
     async def scheduled_runs(

@@ -15,7 +15,7 @@ import pytest
 
 from ecs_worker.lifecycle.journal.event_feed import EventFeed
 from ecs_worker.lifecycle.journal.journal import Journal
-from ecs_worker.lifecycle.journal.output import LOOK_BACK, ContainerOutput
+from ecs_worker.lifecycle.journal.output import LOOK_BACK, OVERLAP, ContainerOutput
 from ecs_worker.lifecycle.journal.run_logs import RunLogs
 from ecs_worker.lifecycle.report import Report
 from ecs_worker.lifecycle.run.ledger import Ledger
@@ -91,11 +91,11 @@ def stream_of(held: Run, log: LogStream = LOG) -> str:
     return log.name(held.task.task_id)
 
 
-def taken_over(held: Run, **facts: Any) -> Run:
-    """The run as the next worker holds it."""
+def taken_over(held: Run, *, held_until: datetime | None = None, **facts: Any) -> Run:
+    """The run as the next worker holds it. `held_until`: the last heartbeat of the one before."""
     assert held.task is not None
     task = replace(held.task, **facts)
-    return run_in(Phase.RUNNING, claim=held.claim, where=held.placement, task=task, adopted=True)
+    return run_in(Phase.RUNNING, claim=held.claim, where=held.placement, task=task, adopted=True, held_until=held_until)
 
 
 def stopped(held: Run, **facts: Any) -> None:
@@ -193,6 +193,38 @@ async def test_after_a_restart_the_worker_s_output_repeats_the_last_minutes(
             await until(lambda: len(logs) == 0)
             running.cancel_scope.cancel()
     assert [record.getMessage() for record in caplog.records if record.name == "ecs_worker.output"] == ["a minute ago"]
+
+
+@pytest.mark.parametrize("to", [Output.WORKER, Output.BOTH])
+async def test_after_a_death_the_worker_s_output_goes_on_from_the_last_heartbeat(
+    stage: Stage, caplog: pytest.LogCaptureFixture, to: Output
+) -> None:
+    """By when CloudWatch took lines in: what came late wasn't shown yet, however old it is."""
+    logs, _, ledger = stage.worker()
+    held = await stage.held(to)
+    assert held.task is not None
+    died = datetime.now(UTC) - timedelta(hours=2)
+    held = taken_over(held, held_until=died, created_at=died - timedelta(hours=1))
+    ledger.take(held)
+    stream = stage.console.cloud.logs.open_stream(GROUP, stream_of(held), None, died.timestamp() - 3600)
+    for message, written, delay in (
+        ("shown", -60, 0),
+        ("shown a moment ago", -OVERLAP - 1, 0),
+        ("late", -100, 99),
+        ("perhaps shown", -1, 0),
+        ("after the death", 30, 0),
+    ):
+        stream.write(died.timestamp() + written, message, delay)
+    with caplog.at_level(logging.INFO, "ecs_worker.output"):
+        async with anyio.create_task_group() as running:
+            logs.follow(held)
+            running.start_soon(logs.run)
+            await until(lambda: len(caplog.records) >= 3)
+            ledger.drop(held)
+            await until(lambda: len(logs) == 0)
+            running.cancel_scope.cancel()
+    shown = [record.getMessage() for record in caplog.records if record.name == "ecs_worker.output"]
+    assert shown == ["late", "perhaps shown", "after the death"]
 
 
 async def test_what_prefect_does_not_take_in_time_stays_on_cloudwatch_and_is_told(stage: Stage) -> None:

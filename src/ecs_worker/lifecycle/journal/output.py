@@ -3,7 +3,10 @@
 If the process dies here, for runs that go on:
 - the run's own logs (`stream_output_to` prefect or both) tell the next worker which lines they have, so no line is lost
   or doubled;
-- the worker's output keeps no such mark: the next worker shows the lines of the last `LOOK_BACK` again.
+- the worker's output keeps no such mark. The next worker goes on from this one's last heartbeat, as Prefect tells it:
+  what CloudWatch took in later than `OVERLAP` before that is shown, some of it again. While there is such output,
+  workers beat every two seconds, so that it is little. Without a known heartbeat the lines of the last `LOOK_BACK`
+  are shown again.
 The last lines of a run that ends while no worker lives stay on CloudWatch: `ecs-worker logs` shows them.
 """
 
@@ -40,16 +43,18 @@ output = logging.getLogger("ecs_worker.output")
 LAST_LINES = 500
 LET_GO_EVERY = 2.0  # seconds between two looks for runs that are not this worker's any more
 LOOK_BACK = 600.0  # seconds; ECS replaces a dead worker within a few minutes
+OVERLAP = 3.0  # seconds from CloudWatch's taking a line in until it is shown: two between two looks, and the calls
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """Whose lines they are, and where they go."""
+    """Whose lines they are, and where they go. `since`: an earlier worker's output has what CloudWatch had before."""
 
     run: ClaimedRun
     container: str
     where: str
     output: Output
+    since: int = 0  # ms
 
 
 class ContainerOutput:
@@ -63,6 +68,11 @@ class ContainerOutput:
 
     def __len__(self) -> int:
         return len(self._reader)
+
+    def in_log(self) -> bool:
+        """Whether lines of some container go to this worker's log."""
+        wanted = {Output.WORKER, Output.BOTH}
+        return any(run.placement is not None and run.placement.output in wanted for run, _ in self._followed.values())
 
     async def run(self) -> None:
         """Read for ever."""
@@ -79,9 +89,12 @@ class ContainerOutput:
         for stream in _streams(launched.placement):
             key = (task.arn, stream.container)
             if key not in self._followed:
-                tail = self._tail(run.claim, launched, stream, to)
-                if run.adopted:
-                    self._resume(tail, run.claim, stream, to)
+                since = _shown_until(run) if run.adopted else 0
+                tail = self._tail(run.claim, launched, stream, to, since)
+                if run.adopted and to is Output.WORKER:
+                    tail.position = max(tail.position, since - MOST_DELAY)
+                elif run.adopted:
+                    tail.prepare = partial(self._find_place, run.claim, stream.container)
                 self._followed[key] = (run, tail)
                 self._reader.add(tail)
             if task.stopped:
@@ -115,10 +128,10 @@ class ContainerOutput:
             tail.end()
             self._reader.add(tail)
 
-    def _tail(self, claim: ClaimedRun, launched: Launched, stream: LogStream, to: Output) -> Tail:
+    def _tail(self, claim: ClaimedRun, launched: Launched, stream: LogStream, to: Output, since: int = 0) -> Tail:
         task, target = launched.task, launched.placement.target
         name = stream.name(task.task_id)
-        shown = Shown(claim, stream.container, f"log stream {name} of group {stream.group}", to)
+        shown = Shown(claim, stream.container, f"log stream {name} of group {stream.group}", to, since)
         return Tail(
             target=replace(target, region=stream.region or target.region),
             group=stream.group,
@@ -128,13 +141,6 @@ class ContainerOutput:
         )
 
     # -- after a restart
-
-    def _resume(self, tail: Tail, run: ClaimedRun, stream: LogStream, to: Output) -> None:
-        """Go on where the worker before stopped, as far as that is known."""
-        if to is Output.WORKER:
-            tail.position = max(tail.position, int((time.time() - LOOK_BACK) * 1000))
-        else:
-            tail.prepare = partial(self._find_place, run, stream.container)
 
     async def _find_place(self, run: ClaimedRun, container: str, tail: Tail) -> None:
         """Read the newest of the container's lines that are in the run's logs. Raises PrefectError."""
@@ -149,7 +155,8 @@ class ContainerOutput:
     def _pass_on(self, shown: Shown, lines: Sequence[LogEvent]) -> None:
         if shown.output in {Output.WORKER, Output.BOTH} and output.isEnabledFor(logging.INFO):
             for line in lines:
-                output.handle(_record(shown, line))
+                if (line.ingestion_time or line.timestamp) >= shown.since:
+                    output.handle(_record(shown, line))
         if shown.output in {Output.PREFECT, Output.BOTH}:
             for line in lines:
                 self._run_logs.add_output(
@@ -159,6 +166,12 @@ class ContainerOutput:
 
 def _streams(placement: Placement) -> tuple[LogStream, ...]:
     return ((placement.log,) if placement.log is not None else ()) + placement.side_car_logs
+
+
+def _shown_until(run: Run) -> int:
+    """Before when, in CloudWatch's time of taking lines in, an earlier worker has shown them. Milliseconds."""
+    seconds = run.held_until.timestamp() - OVERLAP if run.held_until is not None else time.time() - LOOK_BACK
+    return int(seconds * 1000)
 
 
 def _record(shown: Shown, line: LogEvent) -> logging.LogRecord:

@@ -42,6 +42,7 @@ from ecs_worker.lifecycle.journal.event_feed import EventFeed
 from ecs_worker.lifecycle.journal.journal import Journal
 from ecs_worker.lifecycle.journal.output import ContainerOutput
 from ecs_worker.lifecycle.journal.run_logs import RunLogs
+from ecs_worker.lifecycle.journal.sieve import Sieve
 from ecs_worker.lifecycle.launch import Launch
 from ecs_worker.lifecycle.listen import Listener
 from ecs_worker.lifecycle.locate import Locate
@@ -124,7 +125,7 @@ def build(
     """Put the parts together. Nothing is asked and no loop runs yet; `clock` is what they judge time by."""
     ledger = Ledger(limit=settings.limit, max_launching=settings.max_launching, clock=clock)
     run_logs = RunLogs(api)
-    output = ContainerOutput(aws, run_logs, ledger)
+    output = ContainerOutput(aws, run_logs, Sieve(api), ledger)
     heartbeat = Heartbeat(api, settings, prefect.shown_url, marks=output.in_log)
     events = EventFeed(api, settings.name, heartbeat)
     journal = Journal(run_logs, events, output, settings.name)

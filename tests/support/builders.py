@@ -13,6 +13,7 @@ from ecs_worker.lifecycle.journal.event_feed import EventFeed
 from ecs_worker.lifecycle.journal.journal import Journal
 from ecs_worker.lifecycle.journal.output import ContainerOutput
 from ecs_worker.lifecycle.journal.run_logs import RunLogs
+from ecs_worker.lifecycle.journal.sieve import Sieve
 from ecs_worker.lifecycle.run.run import Run
 from ecs_worker.model import AwsTarget, ClaimedRun, LaunchRequest, Phase, Placement, TaskFacts, TaskName
 from ecs_worker.prefect_api.schemas import WorkPool
@@ -105,7 +106,10 @@ def journal_of(api: PrefectClient, aws: Aws, ledger: Ledger, pace: Pace | None =
     """A journal whose loops don't run."""
     run_logs = RunLogs(api)
     return Journal(
-        run_logs, EventFeed(api, "worker", PoolView()), ContainerOutput(aws, run_logs, ledger, pace), "worker"
+        run_logs,
+        EventFeed(api, "worker", PoolView()),
+        ContainerOutput(aws, run_logs, Sieve(api), ledger, pace),
+        "worker",
     )
 
 

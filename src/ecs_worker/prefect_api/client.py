@@ -288,6 +288,19 @@ class PrefectClient:
         body = {"logs": {"flow_run_id": {"any_": [str(run_id)]}}, "sort": "TIMESTAMP_DESC", "offset": offset}
         return await self._limited("/logs/filter", body, self._page, _logs)
 
+    async def logs_between(self, run_id: UUID, first: datetime, last: datetime, *, most_pages: int) -> list[LogEntry]:
+        """A run's log lines of that time, oldest first: at most so many pages."""
+        timestamps = {"after_": first.isoformat(), "before_": last.isoformat()}
+        logs = {"flow_run_id": {"any_": [str(run_id)]}, "timestamp": timestamps}
+        found: list[LogEntry] = []
+        for _ in range(most_pages):
+            body = {"logs": logs, "sort": "TIMESTAMP_ASC", "offset": len(found)}
+            page = await self._limited("/logs/filter", body, self._page, _logs)
+            found += page
+            if len(page) < self._page:
+                break
+        return found
+
     async def write_events(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Send events. Does nothing on servers without events (2.20)."""
         if not self._has_events or not events:

@@ -2,7 +2,7 @@
 
 If the process dies here, for runs that go on:
 - the run's own logs (`stream_output_to` prefect or both) tell the next worker which lines they have, so no line is lost
-  or doubled;
+  or doubled; `sieve` leaves out what the container has sent there itself;
 - the worker's output keeps no such mark. The next worker goes on from this one's last heartbeat, as Prefect tells it:
   what CloudWatch took in later than `OVERLAP` before that is shown, some of it again. While there is such output,
   workers beat every two seconds, so that it is little. Without a known heartbeat the lines of the last `LOOK_BACK`
@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from ecs_worker.lifecycle.journal.console import logged
 from ecs_worker.lifecycle.journal.reader import Reader
+from ecs_worker.lifecycle.journal.sieve import LOOK_EVERY, Sieve, Strainer
 from ecs_worker.lifecycle.journal.tail import MOST_DELAY, Tail
 from ecs_worker.lifecycle.loops import every
 from ecs_worker.model import Output, Phase
@@ -60,14 +62,16 @@ class Shown:
 class ContainerOutput:
     """Follows the streams of all runs that ask for their output, and shows the last lines of those that never ran."""
 
-    def __init__(self, aws: Aws, run_logs: RunLogs, ledger: Ledger, pace: Pace | None = None) -> None:
+    def __init__(self, aws: Aws, run_logs: RunLogs, sieve: Sieve, ledger: Ledger, pace: Pace | None = None) -> None:
         self._run_logs = run_logs
         self._ledger = ledger
         self._reader = Reader(aws, pace)
+        self._sieve = sieve
         self._followed: dict[tuple[str, str], tuple[Run, Tail]] = {}  # by task and container, while the run is held
+        self._strainers: dict[tuple[str, str], Strainer] = {}  # likewise, of those whose lines go to the run's logs
 
     def __len__(self) -> int:
-        return len(self._reader)
+        return len(self._reader) + len(self._sieve)
 
     def in_log(self) -> bool:
         """Whether lines of some container go to this worker's log."""
@@ -78,6 +82,7 @@ class ContainerOutput:
         """Read for ever."""
         async with anyio.create_task_group() as loops:
             loops.start_soon(self._reader.run)
+            loops.start_soon(every, LOOK_EVERY, self._sieve.look)
             await every(LET_GO_EVERY, self._let_go)
 
     def follow(self, run: Run) -> None:
@@ -90,7 +95,7 @@ class ContainerOutput:
             key = (task.arn, stream.container)
             if key not in self._followed:
                 since = _shown_until(run) if run.adopted else 0
-                tail = self._tail(run.claim, launched, stream, to, since)
+                tail = self._tail(run.claim, launched, stream, to, since, key)
                 if run.adopted and to is Output.WORKER:
                     tail.position = max(tail.position, since - MOST_DELAY)
                 elif run.adopted:
@@ -109,6 +114,14 @@ class ContainerOutput:
             if self._ledger.get(run.id) is not run or launched is None or launched.task.arn != key[0]:
                 tail.end()
                 del self._followed[key]
+                self._strainers.pop(key, None)
+
+    def doubt(self, run: Run) -> None:
+        """The run crashed: its container may have died before Prefect's logger sent the last lines."""
+        if (launched := run.launched) is not None:
+            for stream in _streams(launched.placement):
+                if (strainer := self._strainers.get((launched.task.arn, stream.container))) is not None:
+                    self._sieve.doubt(strainer)
 
     def show_last(self, run: Run) -> None:
         """Put the containers' last lines into the run's logs: the run ended before it could log by itself.
@@ -128,15 +141,26 @@ class ContainerOutput:
             tail.end()
             self._reader.add(tail)
 
-    def _tail(self, claim: ClaimedRun, launched: Launched, stream: LogStream, to: Output, since: int = 0) -> Tail:
+    def _tail(
+        self,
+        claim: ClaimedRun,
+        launched: Launched,
+        stream: LogStream,
+        to: Output,
+        since: int = 0,
+        key: tuple[str, str] | None = None,
+    ) -> Tail:
         task, target = launched.task, launched.placement.target
         name = stream.name(task.task_id)
         shown = Shown(claim, stream.container, f"log stream {name} of group {stream.group}", to, since)
+        strainer = None
+        if key is not None and to in {Output.PREFECT, Output.BOTH}:
+            strainer = self._strainers[key] = Strainer(claim, partial(self._send, shown))
         return Tail(
             target=replace(target, region=stream.region or target.region),
             group=stream.group,
             stream=name,
-            sink=partial(self._pass_on, shown),
+            sink=partial(self._pass_on, shown, strainer),
             position=_milliseconds(task.created_at) - MOST_DELAY if task.created_at else 0,
         )
 
@@ -152,16 +176,20 @@ class ContainerOutput:
 
     # -- destinations
 
-    def _pass_on(self, shown: Shown, lines: Sequence[LogEvent]) -> None:
+    def _pass_on(self, shown: Shown, strainer: Strainer | None, lines: Sequence[LogEvent]) -> None:
         if shown.output in {Output.WORKER, Output.BOTH} and output.isEnabledFor(logging.INFO):
             for line in lines:
                 if (line.ingestion_time or line.timestamp) >= shown.since:
                     output.handle(_record(shown, line))
-        if shown.output in {Output.PREFECT, Output.BOTH}:
+        if strainer is not None:
+            self._sieve.take(strainer, lines)
+        elif shown.output in {Output.PREFECT, Output.BOTH}:
             for line in lines:
-                self._run_logs.add_output(
-                    shown.run.run_id, shown.container, line.message, _time(line.timestamp), shown.where
-                )
+                self._send(shown, line, _level(line))
+
+    def _send(self, shown: Shown, line: LogEvent, level: int) -> None:
+        run_id, moment = shown.run.run_id, _time(line.timestamp)
+        self._run_logs.add_output(run_id, shown.container, line.message, moment, shown.where, level=level)
 
 
 def _streams(placement: Placement) -> tuple[LogStream, ...]:
@@ -176,13 +204,19 @@ def _shown_until(run: Run) -> int:
 
 def _record(shown: Shown, line: LogEvent) -> logging.LogRecord:
     """The line with its own time, and its origin as fields."""
-    record = logging.LogRecord(output.name, logging.INFO, "", 0, line.message, None, None)
+    level = max(logging.INFO, _level(line))  # who wants the output wants all of it
+    record = logging.LogRecord(output.name, level, "", 0, line.message, None, None)
     record.created = line.timestamp / 1000
     record.msecs = line.timestamp % 1000
     record.flow_run_id = shown.run.run_id
     record.flow_run_name = shown.run.name
     record.container = shown.container
     return record
+
+
+def _level(line: LogEvent) -> int:
+    own = logged(line.message)
+    return own.level if own is not None else logging.INFO
 
 
 def _milliseconds(moment: datetime) -> int:

@@ -44,6 +44,7 @@ from ecs_worker.lifecycle.journal.event_feed import EventFeed
 from ecs_worker.lifecycle.journal.journal import Journal
 from ecs_worker.lifecycle.journal.output import ContainerOutput
 from ecs_worker.lifecycle.journal.run_logs import RunLogs
+from ecs_worker.lifecycle.journal.sieve import Sieve
 from ecs_worker.lifecycle.launch import Launch
 from ecs_worker.lifecycle.listen import Listener
 from ecs_worker.lifecycle.locate import Locate
@@ -129,10 +130,10 @@ def build(
 ) -> Parts:
     """Put the parts together. Nothing is asked and no loop runs yet; `clock` is what they judge time by."""
     ledger = Ledger(limit=settings.limit, max_launching=settings.max_launching, clock=clock)
-    heartbeat = Heartbeat(api, settings, prefect.shown_url)
     run_logs = RunLogs(api)
+    output = ContainerOutput(aws, run_logs, Sieve(api), ledger)
+    heartbeat = Heartbeat(api, settings, prefect.shown_url, marks=output.in_log)
     events = EventFeed(api, settings.name, heartbeat)
-    output = ContainerOutput(aws, run_logs, ledger)
     journal = Journal(run_logs, events, output, settings.name)
 
     render = Render(api, aws, settings, prefect, heartbeat)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 
 import pytest
 
@@ -33,6 +34,23 @@ async def test_lines_come_while_the_container_runs(world: World) -> None:
         run_id = await world.run("RUNNING", "print=1", "sleep=120", **STREAMED)
         await process.wait_for_output("line 0000")
         assert (await world.task_of(run_id))["lastStatus"] == "RUNNING"
+
+
+async def test_a_restart_repeats_seconds_at_most_and_loses_nothing(world: World) -> None:
+    """The worker is killed, and starts again with the same name."""
+    async with world.worker() as process:
+        run_id = await world.run("RUNNING", "tick=150", "COMPLETED", **STREAMED)
+        await process.wait_for_output("line 0060")
+        await process.kill()
+        before = Counter(re.findall(r"line \d{4}", process.output))
+    async with world.worker() as process:
+        await process.wait_for_output("line 0149", 60)
+        await world.admin.wait_for_state(run_id, "COMPLETED")
+        shown = Counter(re.findall(r"line \d{4}", process.output))  # by both: they have one log file
+    after = shown - before
+    assert set(shown) == {f"line {number:04}" for number in range(150)}
+    assert {*before.values(), *after.values()} == {1}
+    assert (before & after).total() <= 50  # of ten a second
 
 
 async def test_nothing_is_streamed_unless_asked_for(world: World) -> None:

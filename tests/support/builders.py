@@ -14,6 +14,7 @@ from ecs_worker.lifecycle.journal.event_feed import EventFeed
 from ecs_worker.lifecycle.journal.journal import Journal
 from ecs_worker.lifecycle.journal.output import ContainerOutput
 from ecs_worker.lifecycle.journal.run_logs import RunLogs
+from ecs_worker.lifecycle.journal.sieve import Sieve
 from ecs_worker.lifecycle.run.run import Run
 from ecs_worker.model import AwsTarget, ClaimedRun, LaunchRequest, Phase, Placement, TaskFacts, TaskName
 from ecs_worker.prefect_api.schemas import WorkPool
@@ -80,6 +81,7 @@ def run_in(
     task: TaskFacts | None = None,
     signed: bool = True,
     adopted: bool = False,
+    held_until: datetime | None = None,
     clock: Callable[[], float] = time.monotonic,
     **request: Any,
 ) -> Run:
@@ -94,7 +96,7 @@ def run_in(
         return run
     known = task or TaskFacts(task_arn())
     if adopted:
-        run.adopted_as(known, TaskName((where or placement()).cluster, known.arn) if signed else None)
+        run.adopted_as(known, TaskName((where or placement()).cluster, known.arn) if signed else None, held_until)
     else:
         run.launched_as(known)
         if signed:
@@ -120,7 +122,10 @@ def journal_of(api: PrefectClient, aws: Aws, ledger: Ledger, pace: Pace | None =
     """A journal whose loops don't run."""
     run_logs = RunLogs(api)
     return Journal(
-        run_logs, EventFeed(api, "worker", PoolView()), ContainerOutput(aws, run_logs, ledger, pace), "worker"
+        run_logs,
+        EventFeed(api, "worker", PoolView()),
+        ContainerOutput(aws, run_logs, Sieve(api), ledger, pace),
+        "worker",
     )
 
 

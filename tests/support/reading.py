@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ecs_worker.lifecycle.journal.tail import Pace, Reader, Tail
+from ecs_worker.lifecycle.journal.tail import Pace, Tail
 from ecs_worker.model import AwsTarget
 from support.simulator.tasks import LogScript
 from support.waiting import until
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ecs_worker.aws.logs import LogEvent
+    from ecs_worker.lifecycle.journal.reader import Reader
     from support.simulator.aws import AwsSimulator
 
 GROUP = "flows"

@@ -13,6 +13,8 @@ from support.builders import HandClock, claimed_run, launch_request, placement
 from support.simulator.helpers import run_task
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.prefect_api.schemas import FlowRun
     from ecs_worker.settings import WorkerSettings
@@ -25,9 +27,11 @@ LATER = 20.0  # seconds, after which every task is due to be looked at
 
 
 class MakeScene(Protocol):
-    """Makes a scene whose worker has these settings, and is in `region`."""
+    """Makes a scene whose worker has these settings, and is in `region`. `beats`: how long ago others beat."""
 
-    async def __call__(self, settings: WorkerSettings, *, region: str = "us-east-1") -> Scene: ...
+    async def __call__(
+        self, settings: WorkerSettings, *, region: str = "us-east-1", beats: Mapping[str, float] | None = None
+    ) -> Scene: ...
 
 
 class Scene:

@@ -83,6 +83,15 @@ class Ecs(Service):
         answer = await self._call("DescribeTasks", cluster=cluster, tasks=list(arns))
         return _tasks_and_failures("DescribeTasks", answer)
 
+    async def container_given(self, cluster: str, arn: str, variable: str) -> str | None:
+        """The container to which RunTask gave that environment variable; None if there is none, or no such task."""
+        answer = await self._call("DescribeTasks", cluster=cluster, tasks=[arn])
+        for task in _present("DescribeTasks", answer, "tasks"):
+            for container in (task.get("overrides") or {}).get("containerOverrides") or ():
+                if any(pair.get("name") == variable for pair in container.get("environment") or ()):
+                    return str(container.get("name"))
+        return None
+
     async def look_up(self, cluster: str, arns: Sequence[str]) -> tuple[list[TaskFacts], list[str]]:
         """The tasks that ECS knows, and the ARNs of the others; all of them if the cluster is missing."""
         try:

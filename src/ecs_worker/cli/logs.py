@@ -18,8 +18,11 @@ from ecs_worker.cli.jobs import Jobs
 from ecs_worker.cli.preview import Preview, rendered
 from ecs_worker.cli.server import prefect_api, prefect_settings
 from ecs_worker.errors import AwsError, UserError
-from ecs_worker.job.requests import awslogs_stream
-from ecs_worker.lifecycle.journal.tail import MISSING, Reader, Tail
+from ecs_worker.job.prepared import RUN_ID
+from ecs_worker.job.requests import DEFAULT_CONTAINER, awslogs_stream, flow_container_name
+from ecs_worker.lifecycle.journal.reader import Reader
+from ecs_worker.lifecycle.journal.tail import MISSING, Tail
+from ecs_worker.lifecycle.rendering.files import Documents
 from ecs_worker.model import AwsTarget
 from ecs_worker.settings import JobSettings, load
 
@@ -27,14 +30,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ecs_worker.aws.logs import LogEvent
+    from ecs_worker.job.job import Job
     from ecs_worker.model import LogStream, TaskFacts
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.prefect_api.schemas import FlowRun
     from ecs_worker.settings import PrefectSettings
 
+    _Containers = Mapping[str, Mapping[str, Any]]  # by name
+
 _SECONDS = 5.0  # between two looks whether the task still runs
+_WAIT_SECONDS = 2.0  # between two looks whether a run has a task
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_FLOW_CONTAINER = "prefect"  # its name unless the job says otherwise; then it is usually the first
 
 
 def print_logs(run: str, *, follow: bool, container: str | None, since: str | None) -> None:
@@ -63,17 +69,13 @@ def _moment(text: str) -> datetime:
 
 async def _show(run: str, follow: bool, container: str | None, since: datetime | None) -> None:
     settings = prefect_settings()
-    async with Aws() as aws:
-        async with prefect_api(settings) as api:
-            found = await _find(api, run)
-            place = _place(found)
-            task = await _describe(aws, place)
-            if task is not None:
-                containers = await _containers(aws, place, task)
-            else:
-                containers = await _rendered(api, found, settings)
-        stream = _chosen(containers, container, place)
-        await _print(aws, place, stream, follow and task is not None, since)
+    async with Aws() as aws, prefect_api(settings) as api:
+        lines = _Lines(aws, api, settings, container, since)
+        found = await _find(api, run)
+        if follow:
+            await _follow_run(api, found, lines)
+        else:
+            await lines.show(found, _place(found))
 
 
 # -- the run and its task
@@ -108,10 +110,112 @@ def _place(run: FlowRun) -> _Place:
     cluster, _, arn = (run.infrastructure_pid or "").rpartition("::")
     parts = arn.split(":")
     if not run.infrastructure_pid:
-        raise UserError(f"Flow run {run.name} has no ECS task (yet): it is {run.state_name or 'new'}.")
+        raise UserError(f"Flow run {run.name} has no ECS task (yet): it is {_state(run)}. --follow waits for one.")
     if parts[0] != "arn" or parts[2:3] != ["ecs"]:
         raise UserError(f"Flow run {run.name} does not run on ECS, but as {run.infrastructure_pid}.")
     return _Place(AwsTarget(region=parts[3]), cluster, arn)
+
+
+def _state(run: FlowRun) -> str:
+    return run.state_name or "new"
+
+
+async def _follow_run(api: PrefectClient, run: FlowRun, lines: _Lines) -> None:
+    """The lines of each of the run's tasks, until the run has ended."""
+    shown: _Place | None = None
+    told = False
+    while True:
+        place = _place(run) if run.infrastructure_pid else None
+        if place is not None and place != shown:
+            await lines.show(run, place, follow=True)
+            shown, told = place, False
+        elif run.state_type is not None and run.state_type.final:
+            if shown is None:
+                raise UserError(f"Flow run {run.name} has ended without an ECS task: it is {_state(run)}.")
+            return
+        else:
+            if not told:
+                typer.echo(_waiting(run, shown), err=True)
+            told = True
+            await anyio.sleep(_WAIT_SECONDS)
+        now = await api.read_run(run.id)
+        if now is None:
+            raise UserError(f"Flow run {run.name} was deleted.")
+        run = now
+
+
+def _waiting(run: FlowRun, shown: _Place | None) -> str:
+    if shown is None:
+        return f"Flow run {run.name} has no ECS task yet, it is {_state(run)}: waiting for one."
+    return (
+        f"ECS task {shown.task_id} has stopped, and flow run {run.name} is {_state(run)}: waiting for its end or its "
+        "next task."
+    )
+
+
+# -- its containers
+
+
+class _AskingSources(Preview):
+    """Sources of a job whose task has been: also AWS is asked, and the Region is the task's."""
+
+    def __init__(self, api: PrefectClient, aws: Aws, place: _Place) -> None:
+        super().__init__(api)
+        self._aws = aws
+        self._target = place.target
+
+    def region(self, target: AwsTarget) -> str:
+        """The task's, unless the job says another."""
+        return target.region or self._target.region or ""
+
+    async def document(self, source: str, path: str) -> Any:
+        """A file's content, on S3 too."""
+        return await Documents(self._aws).read(source, path)
+
+    async def definition(self, target: AwsTarget, name: str) -> Mapping[str, Any]:  # noqa: ARG002 - whoever asks has credentials of their own
+        """The definition, as ECS describes it."""
+        return (await (await self._aws.ecs(self._target)).describe_definition(name)).request
+
+
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """Prints lines of tasks: of the flow's container unless `container` names another."""
+
+    aws: Aws
+    api: PrefectClient
+    settings: PrefectSettings
+    container: str | None
+    since: datetime | None
+
+    async def show(self, run: FlowRun, place: _Place, *, follow: bool = False) -> None:
+        """Print the task's lines; `follow`: until it has stopped and the last ones have come. Raises UserError."""
+        task = await _describe(self.aws, place)
+        if task is not None:
+            containers, flow = await self._of_task(run, place, task)
+        else:
+            job = await self._job(run, place)
+            containers, flow = _containers(job.definition), _flow_container(job)
+        stream = _chosen(containers, self.container or flow, place)
+        await _print(self.aws, place, stream, follow and task is not None, self.since)
+
+    async def _of_task(self, run: FlowRun, place: _Place, task: TaskFacts) -> tuple[_Containers, str]:
+        """The containers of the task's definition, and which of them RunTask told to execute the flow run."""
+        ecs = await self.aws.ecs(place.target)
+        containers = _containers((await ecs.describe_definition(task.definition_arn)).request)
+        if self.container is not None:
+            return containers, self.container
+        flow = await ecs.container_given(place.cluster, place.arn, RUN_ID)
+        if flow is None:  # other programs may tell it otherwise: the job says which container it is meant for
+            try:
+                flow = _flow_container(await self._job(run, place))
+            except (AwsError, UserError):
+                flow = ""
+        return containers, flow if flow in containers else _usual(containers)
+
+    async def _job(self, run: FlowRun, place: _Place) -> Job:
+        """The run's job as it is today. ECS forgets a task an hour after its end."""
+        asked = await Jobs(load(JobSettings), self.settings).of_run(self.api, run)
+        return await rendered(asked, _AskingSources(self.api, self.aws, place))
 
 
 async def _describe(aws: Aws, place: _Place) -> TaskFacts | None:
@@ -119,32 +223,22 @@ async def _describe(aws: Aws, place: _Place) -> TaskFacts | None:
     return tasks[0] if tasks else None
 
 
-async def _containers(aws: Aws, place: _Place, task: TaskFacts) -> Sequence[Mapping[str, Any]]:
-    """The containers of the task's definition."""
-    definition = await (await aws.ecs(place.target)).describe_definition(task.definition_arn)
-    found: Sequence[Mapping[str, Any]] = definition.request["containerDefinitions"]
-    return found
+def _containers(definition: Mapping[str, Any]) -> _Containers:
+    return {str(container["name"]): container for container in definition.get("containerDefinitions") or ()}
 
 
-async def _rendered(api: PrefectClient, run: FlowRun, settings: PrefectSettings) -> Sequence[Mapping[str, Any]]:
-    """The containers as the run's job says today; ECS forgets a task an hour after its end."""
-    asked = await Jobs(load(JobSettings), settings).of_run(api, run)
-    job = await rendered(asked, Preview(api))
-    found: Sequence[Mapping[str, Any]] = job.definition.get("containerDefinitions", ())
-    return found
+def _flow_container(job: Job) -> str:
+    return flow_container_name(job.configuration, job.definition)
 
 
-def _chosen(containers: Sequence[Mapping[str, Any]], wanted: str | None, place: _Place) -> LogStream:
-    by_name = {str(container["name"]): container for container in containers}
-    if not by_name:
-        raise UserError(
-            f"ECS does not know task {place.arn} any more, and its job names no log group: look in the CloudWatch "
-            f"console for a log stream that ends in {place.task_id}."
-        )
-    name = wanted or (_FLOW_CONTAINER if _FLOW_CONTAINER in by_name else next(iter(by_name)))
-    if name not in by_name:
-        raise UserError(f"The task has no container {name!r}; it has: {', '.join(by_name)}.")
-    stream = awslogs_stream(by_name[name], place.target.region)
+def _usual(containers: _Containers) -> str:
+    return DEFAULT_CONTAINER if DEFAULT_CONTAINER in containers else next(iter(containers), "")
+
+
+def _chosen(containers: _Containers, name: str, place: _Place) -> LogStream:
+    if name not in containers:
+        raise UserError(f"The task has no container {name!r}; it has: {', '.join(containers)}.")
+    stream = awslogs_stream(containers[name], place.target.region)
     if stream is None:
         raise UserError(
             f"Container {name} does not log to CloudWatch by awslogs with a stream prefix: set the job variable "

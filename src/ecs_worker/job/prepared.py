@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ecs_worker.job.context import FlowRunContext
 
 DEFAULT_COMMAND = "prefect flow-run execute"
+RUN_ID = "PREFECT__FLOW_RUN_ID"  # the variable that tells a container which flow run it is to execute
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def prepare(configuration: JobConfiguration, context: FlowRunContext) -> Prepare
 def _identity_env(context: FlowRunContext) -> dict[str, str]:
     run = context.run
     env = {
-        "PREFECT__FLOW_RUN_ID": str(run.run_id),
+        RUN_ID: str(run.run_id),
         "PREFECT__WORKER_NAME": context.worker_name,
         "PREFECT__FLOW_ID": str(run.flow_id),
         "PREFECT__FLOW_NAME": context.flow_name,

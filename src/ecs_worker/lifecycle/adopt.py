@@ -241,7 +241,7 @@ class Adopt:
         if pending and await undo_if_ended(self._api, run.claim, states):
             return Outcome.DONE  # the claimant died before it could do so
         if name is not None and await self._is_its_task(run, claim, name):
-            return await self._watch(orphan, run, name)
+            return await self._watch(orphan, run, name, claim)
         if claim is not None:
             return await self._find_or_launch(orphan, run, claim)
         return Outcome.DONE
@@ -286,14 +286,16 @@ class Adopt:
             return True
         return await self._locate.is_of_claim(run.claim, name)
 
-    async def _watch(self, orphan: FlowRun, run: Run, name: TaskName) -> Outcome:
+    async def _watch(self, orphan: FlowRun, run: Run, name: TaskName, claim: ClaimRecord | None) -> Outcome:
         placement = await self._locate.placement_of(run.claim, name)
         if not await self._locate.reaches(placement.target, name.account):
             self._say_once(orphan, f"can't be watched from here: its task is in account {name.account}.")
             return Outcome.DONE
         run.placed(placement)
         labelled = orphan.labels.get(WORKER_LABEL) == self._settings.name
-        await self._way.adopt(run, TaskFacts(arn=name.arn), name, labelled=labelled)  # the next sweep describes it
+        await self._way.adopt(
+            run, TaskFacts(arn=name.arn), name, labelled=labelled, held_until=self._held_until(orphan, claim)
+        )  # the next sweep describes it
         return Outcome.DONE
 
     async def _find_or_launch(self, orphan: FlowRun, run: Run, claim: ClaimRecord) -> Outcome:
@@ -312,7 +314,7 @@ class Adopt:
             if not decide.lets_launch_tell(error, orphan.state_type):
                 raise
         if task is not None:
-            await self._way.adopt(run, task)
+            await self._way.adopt(run, task, held_until=self._held_until(orphan, claim))
         elif await self._is_unchanged(orphan, claim):
             match decide.of_orphan(orphan.state_type, obstacle):
                 case Launch():
@@ -323,6 +325,12 @@ class Adopt:
                     run.abandoned(why)  # `report` ends it
                     self._ledger.take(run)
         return Outcome.DONE
+
+    def _held_until(self, orphan: FlowRun, claim: ClaimRecord | None) -> datetime | None:
+        """When the worker that held the run was last known to live."""
+        return self._colleagues.lived_until(
+            orphan.labels.get(WORKER_LABEL) or (claim.worker if claim is not None else None)
+        )
 
     async def _is_unchanged(self, orphan: FlowRun, claim: ClaimRecord) -> bool:
         """Whether the run is as it was when it was listed, an instant ago: not ended, given back, or taken."""

@@ -6,11 +6,13 @@ Memory only: after a restart all have to show up again.
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
+from ecs_worker.lifecycle.journal.output import LOOK_BACK
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from datetime import datetime
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.prefect_api.schemas import Worker
@@ -22,7 +24,11 @@ ODD_BEAT = 3.0  # seconds by which the server's word of our heartbeats may diffe
 
 
 class Beats(Protocol):
-    """This worker's own heartbeats."""
+    """This worker's own heartbeats, and what was there before."""
+
+    @property
+    def before(self) -> Mapping[str, datetime]:
+        """When each worker of the pool had beaten last before this one's first heartbeat, one of its own name too."""
 
     @property
     def beat_at(self) -> float | None:
@@ -44,6 +50,7 @@ class Colleagues:
         self.gone = True
         """At the last look one was missing that was there before; so it is at the first look."""
         self._heard: dict[str, datetime | None] = {}
+        self._lived_until: dict[str, datetime] = {}  # the others, dead or alive
         self._proven: set[str] = set()
         self._own_beat: tuple[datetime, float] | None = None
         self._twin_told = False
@@ -52,16 +59,36 @@ class Colleagues:
         """Ask the server who lives. Raises PrefectError."""
         workers = await self._api.workers(self._settings.pool, status="ONLINE")
         self._look_for_twin(workers)
+        before = self.online
         self.saw(workers)
+        if before - self.online:  # since the last look, which may be a while ago
+            self._remember(await self._api.newest_workers(self._settings.pool))
         self._counted(len(self.online))
 
-    def saw(self, workers: Iterable[Worker]) -> None:
+    def saw(self, workers: Collection[Worker]) -> None:
         """Take in the list of those that are ONLINE."""
         heard = {worker.name: worker.last_heartbeat_time for worker in workers if worker.status == "ONLINE"}
         now = frozenset(heard) | {self._settings.name}
         self.gone = bool(self.online - now) or not self.online
         self._proven = {name for name, beat in heard.items() if name in self._proven or self._beat_again(name, beat)}
         self.online, self._heard = now, heard
+        self._remember(workers)
+
+    def lived_until(self, name: str | None) -> datetime | None:
+        """When the worker of that name beat last; for this one's own, before it began.
+
+        None (a server without labels doesn't tell who held a run): the first of those that died of late.
+        """
+        beats = {**self._beats.before, **self._lived_until}
+        if name in beats:
+            return beats[name]
+        alive = self.online - {self._settings.name}
+        of_late = datetime.now(UTC) - timedelta(seconds=LOOK_BACK)
+        return min((beat for other, beat in beats.items() if other not in alive and beat >= of_late), default=None)
+
+    def _remember(self, workers: Iterable[Worker]) -> None:
+        self._lived_until |= {each.name: each.last_heartbeat_time for each in workers if each.last_heartbeat_time}
+        self._lived_until.pop(self._settings.name, None)
 
     @property
     def doubtful(self) -> frozenset[str]:

@@ -23,6 +23,7 @@ from ecs_worker.verdicts.classify import turned_over
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from datetime import datetime
 
     from anyio.abc import TaskGroup
 
@@ -86,11 +87,22 @@ class Way:
         else:
             self._launches.start_soon(self._bring_up, run)
 
-    async def adopt(self, run: Run, task: TaskFacts, name: TaskName | None = None, *, labelled: bool = False) -> None:
-        """Look after a task that another process launched. `name`: as the run names it, and `labelled`: this worker."""
+    async def adopt(
+        self,
+        run: Run,
+        task: TaskFacts,
+        name: TaskName | None = None,
+        *,
+        labelled: bool = False,
+        held_until: datetime | None = None,
+    ) -> None:
+        """Look after a task that another process launched. `name`: as the run names it, and `labelled`: this worker.
+
+        `held_until`: when whoever held the run was last known to live.
+        """
         if run.id in self._ledger:
             return
-        run.adopted_as(task, name)
+        run.adopted_as(task, name, held_until)
         self._ledger.take(run)
         self._journal.adopted(run)
         await self._steps.sign.sign_adopted(run, labelled=labelled)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -24,7 +25,8 @@ from ecs_worker.lifecycle.loops import every
 from ecs_worker.prefect_api.channel import Channel
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
     from pathlib import Path
     from uuid import UUID
 
@@ -34,16 +36,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MARK_EVERY = 2.0  # seconds between two heartbeats that are marks for a successor
 PATIENCE = 60.0  # seconds to wait at the start for a server that is not up yet; then the worker ends and says why
 
 
 class Heartbeat:
-    """Keeps the worker ONLINE. Learns of changes of the pool within one interval, or at once over the channel."""
+    """Keeps the worker ONLINE. Learns of changes of the pool within one interval, or at once over the channel.
 
-    def __init__(self, api: PrefectClient, settings: WorkerSettings, api_url: str) -> None:
+    While `marks` says so, this worker's successor goes on from its last heartbeat, and so it beats more often.
+    """
+
+    def __init__(
+        self, api: PrefectClient, settings: WorkerSettings, api_url: str, marks: Callable[[], bool] = bool
+    ) -> None:
         self._api = api
         self._settings = settings
         self._api_url = api_url
+        self._marks = marks
+        self._before: dict[str, datetime] | None = None
         self._pool: WorkPool | None = None
         self.channel = Channel(api, settings, self._know)
         self.server_version: str | None = None
@@ -55,6 +65,11 @@ class Heartbeat:
         """The pool as last read."""
         assert self._pool is not None, "begin() comes first"
         return self._pool
+
+    @property
+    def before(self) -> Mapping[str, datetime]:
+        """When each worker of the pool had beaten last before this one's first heartbeat, one of its own name too."""
+        return self._before or {}
 
     async def begin(self) -> None:
         """Find or create the pool, and appear among its workers. Raises UserError if that is not possible."""
@@ -89,7 +104,19 @@ class Heartbeat:
     async def run(self) -> None:
         """Beat for ever: over the channel while there is one, which also brings changes of the pool."""
         trouble = "The heartbeat did not reach the Prefect API"
-        await every(self._settings.heartbeat_seconds, self._keep_up, trouble=trouble)
+        async with anyio.create_task_group() as loops:
+            loops.start_soon(every, MARK_EVERY, self._mark)
+            await every(self._settings.heartbeat_seconds, self._keep_up, trouble=trouble)
+
+    async def _mark(self) -> None:
+        if not self._marks() or self._settings.heartbeat_seconds <= MARK_EVERY:
+            return
+        sent = time.monotonic()
+        if await self.channel.beat():
+            self.beat_at = sent
+        elif not self._api.is_cloud:  # which counts calls
+            with suppress(PrefectError):  # the next regular heartbeat tells
+                await self.beat()
 
     async def _keep_up(self) -> None:
         sent = time.monotonic()
@@ -117,6 +144,9 @@ class Heartbeat:
 
     async def _introduce(self, template: Mapping[str, Any] | None) -> None:
         self._pool = await self._find_or_create(template)
+        if self._before is None:  # only once: after a lost answer it would be our own heartbeat
+            workers = await self._api.newest_workers(self._settings.pool)
+            self._before = {each.name: each.last_heartbeat_time for each in workers if each.last_heartbeat_time}
         self.worker_id = await self.beat()
         self.server_version = await self._api.server_version()
 

@@ -125,6 +125,10 @@ class PrefectClient:
         body = {"work_queues": {"name": {"any_": list(queues)}}}
         return await self._pages(f"/work_pools/{_part(pool)}/queues/filter", body, _names)
 
+    async def newest_workers(self, pool: str) -> list[Worker]:
+        """Those of the pool's workers that beat last, dead or alive: one page, which the server sorts so."""
+        return await self._limited(f"/work_pools/{_part(pool)}/workers/filter", {}, self._page, _workers)
+
     # -- flow runs
 
     async def scheduled_runs(
@@ -293,6 +297,19 @@ class PrefectClient:
         """One page of a run's log lines, newest first; empty after the last."""
         body = {"logs": {"flow_run_id": {"any_": [str(run_id)]}}, "sort": "TIMESTAMP_DESC", "offset": offset}
         return await self._limited("/logs/filter", body, self._page, _logs)
+
+    async def logs_between(self, run_id: UUID, first: datetime, last: datetime, *, most_pages: int) -> list[LogEntry]:
+        """A run's log lines of that time, oldest first: at most so many pages."""
+        timestamps = {"after_": first.isoformat(), "before_": last.isoformat()}
+        logs = {"flow_run_id": {"any_": [str(run_id)]}, "timestamp": timestamps}
+        found: list[LogEntry] = []
+        for _ in range(most_pages):
+            body = {"logs": logs, "sort": "TIMESTAMP_ASC", "offset": len(found)}
+            page = await self._limited("/logs/filter", body, self._page, _logs)
+            found += page
+            if len(page) < self._page:
+                break
+        return found
 
     async def write_events(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Send events. Does nothing on servers without events (2.20)."""

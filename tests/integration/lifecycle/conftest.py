@@ -19,17 +19,19 @@ from support.simulator import AwsSimulator, TaskScript
 from support.simulator.helpers import DEFINITION, point_at
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from support.scene import MakeScene
 
 
 @pytest.fixture
 async def make_scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeScene]:
-    """Makes a scene whose worker has these settings, and is in `region`."""
+    """Makes a scene whose worker has these settings, and is in `region`. `beats`: how long ago others beat."""
     async with AsyncExitStack() as stack:
 
-        async def make(settings: WorkerSettings, *, region: str = "us-east-1") -> Scene:
+        async def make(
+            settings: WorkerSettings, *, region: str = "us-east-1", beats: Mapping[str, float] | None = None
+        ) -> Scene:
             simulator = await stack.enter_async_context(AwsSimulator())
             point_at(simulator.url, monkeypatch)
             monkeypatch.setenv("AWS_DEFAULT_REGION", region)
@@ -38,6 +40,8 @@ async def make_scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeScene
             ecs = await stack.enter_async_context(aioboto3.Session().client("ecs"))
             await ecs.register_task_definition(**DEFINITION)
             canned = await stack.enter_async_context(serve(CannedApi(POOL, default_base_job_template())))
+            for name, ago in (beats or {}).items():
+                canned.add_worker(name, status="OFFLINE", later=-ago)
             prefect = PrefectSettings(api_url=canned.url)
             aws = await stack.enter_async_context(Aws())
             api = await stack.enter_async_context(PrefectClient(prefect, patience_seconds=0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -82,6 +83,49 @@ async def look(scene: Scene) -> None:
     async with scene.parts.way.open(20):
         await scene.adopt()
         await until(lambda: not any(run.phase in UNLAUNCHED for run in scene.parts.ledger))
+
+
+# -- what is known of the one before
+
+
+async def test_the_last_heartbeat_of_the_dead_is_known(make_scene: MakeScene) -> None:
+    """Of a worker that died before this one began, of one of its own name, and of a colleague that dies later."""
+    names = ("dead", "worker", "colleague")
+    scene = await make_scene(settings(), beats={"dead": 7200, "worker": 5})
+    scene.api.add_worker("colleague")
+    orphans = {name: Orphan(scene, worker=name) for name in names}
+    for name, orphan in orphans.items():
+        await orphan.launch()
+        orphan.runs(label=name)
+    await look(scene)
+    assert not orphans["colleague"].held
+    scene.api.add_worker("colleague", status="OFFLINE", later=3)  # its last heartbeat, after the look
+    await look(scene)
+    now = datetime.now(UTC)
+    ago = {name: held_until(orphan, now) for name, orphan in orphans.items()}
+    assert (round(ago["dead"], -2), round(ago["worker"], -1), round(ago["colleague"], -1)) == (7200, 10, 0)
+    assert ago["worker"] >= 5  # not its own heartbeat
+    assert ago["colleague"] <= 0
+
+
+async def test_a_server_without_labels_does_not_tell_who_held_a_run(make_scene: MakeScene) -> None:
+    scene = await make_scene(settings(), beats={"long dead": 7200, "dead": 300, "also dead": 100, "alive": 400})
+    scene.api.add_worker("alive")
+    orphan = Orphan(scene)
+    await orphan.launch()
+    orphan.runs()
+    scene.api.runs[orphan.run_id]["labels"] = {}
+    await look(scene)
+    scene.clock.advance(SETTLED)  # if the other one is its first choice
+    await look(scene)
+    assert round(held_until(orphan, datetime.now(UTC)), -2) == 300
+
+
+def held_until(orphan: Orphan, now: datetime) -> float:
+    """When the run's holder was last known to live: so many seconds ago."""
+    (run,) = [run for run in orphan.scene.parts.ledger if str(run.id) == orphan.run_id]
+    assert run.held_until is not None
+    return (now - run.held_until).total_seconds()
 
 
 # -- who may take up what

@@ -11,7 +11,7 @@ import pytest
 
 from ecs_worker.aws.limits import Limits
 from ecs_worker.aws.session import Aws
-from ecs_worker.lifecycle.journal.tail import Reader
+from ecs_worker.lifecycle.journal.reader import Reader
 from support.reading import PACE, SPEED, Console
 from support.simulator.aws import AwsSimulator
 from support.simulator.helpers import point_at

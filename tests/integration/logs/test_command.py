@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from support.command_line import Ended, ecs_worker
 from support.servers.worker import command, environment
 from support.simulator.helpers import DEFINITION, run_task
 from support.simulator.tasks import LogScript, TaskScript
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -45,21 +47,48 @@ class People:
         self.admin = admin
         self.home = home
         self.env = environment(home, api_url=admin.server.url, aws_url=cloud.url, extra={"COLUMNS": "200"})
+        self.run_id = ""
         self.name = ""
 
-    async def run(self, log: LogScript, running: float | None = None, **definition: Any) -> Task:
+    async def run(
+        self,
+        log: LogScript,
+        running: float | None = None,
+        *,
+        variables: dict[str, Any] | None = None,
+        overrides: dict[str, Any] | None = None,
+        **definition: Any,
+    ) -> Task:
         """A flow run whose task has begun to run; its task. `name` is the run's name."""
+        await self.scheduled(variables)
+        task = await self.launch(log, running, overrides, **definition)
+        await self.pid(self.run_id, f"default::{task.arn}")
+        return task
+
+    async def scheduled(self, variables: dict[str, Any] | None = None) -> None:
+        """A flow run without a task. `variables` are its deployment's, beside where it logs."""
+        pool = await self.admin.create_pool(base_job_template=quick_template())
+        logs = {"configure_cloudwatch_logs": True, "execution_role_arn": DEFINITION["executionRoleArn"]}
+        options = {"cloudwatch_logs_options": {"awslogs-group": "flows"}, "cloudwatch_logs_prefix": "run"}
+        deployment = await self.admin.create_deployment(pool, job_variables=logs | options | (variables or {}))
+        self.run_id = await self.admin.create_run(deployment)
+        self.name = (await self.admin.read_run(self.run_id))["name"]
+
+    async def launch(
+        self,
+        log: LogScript,
+        running: float | None = None,
+        overrides: dict[str, Any] | None = None,
+        **definition: Any,
+    ) -> Task:
+        """A task that writes as `log` says."""
         self.cloud.ecs.scripts.default = TaskScript(running=running, log=log, provisioning=0, pending=0, activating=0)
         await self.ecs.register_task_definition(**DEFINITION | definition)
-        (task,) = (await self.ecs.run_task(**run_task()))["tasks"]
-        pool = await self.admin.create_pool(base_job_template=quick_template())
-        variables = {"configure_cloudwatch_logs": True, "execution_role_arn": DEFINITION["executionRoleArn"]}
-        options = {"cloudwatch_logs_options": {"awslogs-group": "flows"}, "cloudwatch_logs_prefix": "run"}
-        deployment = await self.admin.create_deployment(pool, job_variables=variables | options)
-        run_id = await self.admin.create_run(deployment)
-        self.name = (await self.admin.read_run(run_id))["name"]
-        await self.pid(run_id, f"default::{task['taskArn']}")
+        await self.ecs.run_task(**run_task(**({"overrides": overrides} if overrides else {})))
         return self.cloud.launched[-1]
+
+    async def end(self, state: str = "COMPLETED") -> None:
+        await self.admin.set_state(self.run_id, state, force=True)
 
     async def pid(self, run_id: str, identifier: str) -> None:
         await self.admin.call("PATCH", f"/flow_runs/{run_id}", json={"infrastructure_pid": identifier})
@@ -112,21 +141,104 @@ async def test_since_and_container(people: People) -> None:
     assert [ended.code for ended in (odd, quiet, other)] == [2, 2, 2]
 
 
-async def test_follow_until_the_last_line(people: People) -> None:
-    task = await people.run(LogScript(rate=20.0, delay=1.0, jitter=4.0))
-    log = people.home / "followed"
-    async with command(people.home, ["logs", "--follow", people.name], people.env, log=log) as process:
+async def test_follow_waits_for_the_task_and_goes_on_with_the_next_until_the_run_ends(people: People) -> None:
+    """As when its first task fails to start, or the run is retried."""
+    await people.scheduled()
+    lines, words = people.home / "lines", people.home / "words"
+    asked = ["logs", "--follow", people.name]
+    async with command(people.home, asked, people.env, log=lines, errors=words) as process:
+        await until(lambda: words.exists() and "waiting for one" in words.read_text())
+        first = await people.launch(LogScript(lines=("the first task",)))
+        await people.pid(people.run_id, f"default::{first.arn}")
+        await process.wait_for_output("the first task")
+        people.cloud.ecs.fleet.stop(first, "UserInitiated", "enough", None)
+        await until(lambda: "waiting for its end" in words.read_text(), 60)
+        second = await people.launch(LogScript(rate=20.0, delay=1.0, jitter=4.0))
+        await people.pid(people.run_id, f"default::{second.arn}")
         await process.wait_for_output("line 100")
-        people.cloud.ecs.fleet.stop(task, "UserInitiated", "enough", None)
-        assert await process.wait() == 0
-    stream = people.cloud.logs.groups["flows"].streams[f"run/prefect/{task.id}"]
-    assert Counter(process.output.splitlines()) == Counter(event.message for event in stream.arrived)
+        await people.end()
+        people.cloud.ecs.fleet.stop(second, "UserInitiated", "enough", None)
+        assert await process.wait(60) == 0
+    stream = people.cloud.logs.groups["flows"].streams[f"run/prefect/{second.id}"]
+    assert Counter(lines.read_text().splitlines()) == Counter(["the first task", *(e.message for e in stream.arrived)])
+    waiting, stopped = words.read_text().splitlines()
+    assert waiting == f"Flow run {people.name} has no ECS task yet, it is Scheduled: waiting for one."
+    assert stopped.startswith(f"ECS task {first.id} has stopped, and flow run {people.name} is Scheduled: waiting")
+
+
+@pytest.mark.parametrize("end", ["cancelled", "deleted"])
+async def test_follow_ends_with_a_run_that_never_had_a_task(people: People, end: str) -> None:
+    await people.scheduled()
+    words = people.home / "words"
+    asked = ["logs", "--follow", people.name]
+    async with command(people.home, asked, people.env, log=people.home / "lines", errors=words) as process:
+        await until(lambda: words.exists() and "waiting for one" in words.read_text())
+        if end == "deleted":
+            await people.admin.call("DELETE", f"/flow_runs/{people.run_id}")
+        else:
+            await people.end("CANCELLED")
+        assert await process.wait() == 2
+    told = {
+        "cancelled": f"Flow run {people.name} has ended without an ECS task: it is Cancelled.",
+        "deleted": f"Flow run {people.name} was deleted.",
+    }
+    assert words.read_text().splitlines()[1:] == [f"ecs-worker: {told[end]}"]
+
+
+SIDE_CAR = DEFINITION["containerDefinitions"][0] | {"name": "prefect", "image": "envoy"}
+APP = DEFINITION["containerDefinitions"][0] | {"name": "app"}
+FLOW = DEFINITION["containerDefinitions"][0] | {"name": "flow"}
+
+
+def told_to_execute(container: str) -> dict[str, Any]:
+    """RunTask's overrides, as workers send them."""
+    return {
+        "containerOverrides": [
+            {"name": "prefect", "environment": [{"name": "PORT", "value": "1"}]},
+            {"name": container, "environment": [{"name": "PREFECT__FLOW_RUN_ID", "value": "any"}]},
+        ]
+    }
+
+
+@pytest.mark.parametrize("said_by", ["task", "job"])
+async def test_the_flow_s_container_of_a_task(people: People, said_by: str) -> None:
+    """The task says which it is, whatever the job says by now; or else the job does."""
+    by_task = said_by == "task"
+    variables = {"container_name": "other" if by_task else "app", "task_definition": {"containerDefinitions": [APP]}}
+    overrides = told_to_execute("app") if by_task else None
+    task = await people.run(LogScript(), variables=variables, overrides=overrides, containerDefinitions=[SIDE_CAR, APP])
+    people.cloud.logs.put("flows", f"run/prefect/{task.id}", "I am the proxy")
+    people.cloud.logs.put("flows", f"run/app/{task.id}", "I am the flow")
+    people.cloud.advance(60)
+    ended = await people.ask(people.name)
+    assert (ended.out, ended.err, ended.code) == ("I am the flow\n", "", 0)
+
+
+@pytest.mark.parametrize("given", ["inline", "by path", "by family", "by name"])
+async def test_the_flow_s_container_of_a_task_that_ecs_has_forgotten(people: People, given: str) -> None:
+    containers: dict[str, Any] = {"containerDefinitions": [SIDE_CAR, FLOW]}
+    file = people.home / "definition.json"
+    file.write_text(json.dumps(containers))
+    named = {"containerDefinitions": [SIDE_CAR, APP]}
+    variables: dict[str, dict[str, Any]] = {
+        "inline": {"task_definition": containers},
+        "by path": {"task_definition_path": str(file)},
+        "by family": {"task_definition_arn": "flows", "container_name": "flow"},
+        "by name": {"task_definition": named, "container_name": "app"},
+    }
+    task = await people.run(LogScript(), running=1, variables=variables[given], **containers)
+    people.cloud.logs.put("flows", f"run/prefect/{task.id}", "I am the proxy")
+    people.cloud.logs.put("flows", f"run/{'app' if given == 'by name' else 'flow'}/{task.id}", "I am the flow")
+    people.cloud.advance(3 * 3600)
+    ended = await people.ask(people.name)
+    assert (ended.out, ended.err, ended.code) == ("I am the flow\n", "", 0)
 
 
 async def test_a_task_that_ecs_has_forgotten(people: People) -> None:
     """Its job still says where it logged."""
     await people.run(LogScript(lines=("long ago",)), running=1)
     people.cloud.advance(3 * 3600)
+    await people.end()
     ended = await people.ask(people.name, "--follow")
     assert (ended.out, ended.err, ended.code) == ("long ago\n", "", 0)
 

@@ -15,13 +15,14 @@ import pytest
 
 from ecs_worker.lifecycle.journal.event_feed import EventFeed
 from ecs_worker.lifecycle.journal.journal import Journal
-from ecs_worker.lifecycle.journal.output import LOOK_BACK, ContainerOutput
+from ecs_worker.lifecycle.journal.output import LOOK_BACK, OVERLAP, ContainerOutput
 from ecs_worker.lifecycle.journal.run_logs import RunLogs
+from ecs_worker.lifecycle.journal.sieve import Sieve
 from ecs_worker.lifecycle.report import Report
 from ecs_worker.lifecycle.run.ledger import Ledger
 from ecs_worker.model import ContainerFacts, LogStream, Output, Phase, Placement, TaskFacts
 from ecs_worker.ops.logging import ConsoleFormatter, JsonFormatter
-from ecs_worker.prefect_api.schemas import ProposedState, StateType
+from ecs_worker.prefect_api.schemas import LogEntry, ProposedState, StateType
 from ecs_worker.settings import PrefectSettings, WorkerSettings
 from ecs_worker.worker import build
 from support.builders import PoolView, claimed_run, run_in
@@ -67,7 +68,7 @@ class Stage:
     def worker(self) -> tuple[ContainerOutput, RunLogs, Ledger]:
         feed = RunLogs(self.api)
         ledger = Ledger(limit=None, max_launching=10)
-        return ContainerOutput(self.aws, feed, ledger, PACE), feed, ledger
+        return ContainerOutput(self.aws, feed, Sieve(self.api), ledger, PACE), feed, ledger
 
     def report(self, output: ContainerOutput, run_logs: RunLogs, ledger: Ledger) -> Report:
         """Tells the ends of what the ledger holds. Nothing is launched: no way is open."""
@@ -91,11 +92,11 @@ def stream_of(held: Run, log: LogStream = LOG) -> str:
     return log.name(held.task.task_id)
 
 
-def taken_over(held: Run, **facts: Any) -> Run:
-    """The run as the next worker holds it."""
+def taken_over(held: Run, *, held_until: datetime | None = None, **facts: Any) -> Run:
+    """The run as the next worker holds it. `held_until`: the last heartbeat of the one before."""
     assert held.task is not None
     task = replace(held.task, **facts)
-    return run_in(Phase.RUNNING, claim=held.claim, where=held.placement, task=task, adopted=True)
+    return run_in(Phase.RUNNING, claim=held.claim, where=held.placement, task=task, adopted=True, held_until=held_until)
 
 
 def stopped(held: Run, **facts: Any) -> None:
@@ -199,6 +200,70 @@ async def test_after_a_restart_the_worker_s_output_repeats_the_last_minutes(
             await until(lambda: len(logs) == 0)
             running.cancel_scope.cancel()
     assert [record.getMessage() for record in caplog.records if record.name == "ecs_worker.output"] == ["a minute ago"]
+
+
+@pytest.mark.parametrize("to", [Output.WORKER, Output.BOTH])
+async def test_after_a_death_the_worker_s_output_goes_on_from_the_last_heartbeat(
+    stage: Stage, caplog: pytest.LogCaptureFixture, to: Output
+) -> None:
+    """By when CloudWatch took lines in: what came late wasn't shown yet, however old it is."""
+    logs, _, ledger = stage.worker()
+    held = await stage.held(to)
+    assert held.task is not None
+    died = datetime.now(UTC) - timedelta(hours=2)
+    held = taken_over(held, held_until=died, created_at=died - timedelta(hours=1))
+    ledger.take(held)
+    stream = stage.console.cloud.logs.open_stream(GROUP, stream_of(held), None, died.timestamp() - 3600)
+    for message, written, delay in (
+        ("shown", -60, 0),
+        ("shown a moment ago", -OVERLAP - 1, 0),
+        ("late", -100, 99),
+        ("perhaps shown", -1, 0),
+        ("after the death", 30, 0),
+    ):
+        stream.write(died.timestamp() + written, message, delay)
+    with caplog.at_level(logging.INFO, "ecs_worker.output"):
+        async with anyio.create_task_group() as running:
+            logs.follow(held)
+            running.start_soon(logs.run)
+            await until(lambda: len(caplog.records) >= 3)
+            ledger.drop(held)
+            await until(lambda: len(logs) == 0)
+            running.cancel_scope.cancel()
+    shown = [record.getMessage() for record in caplog.records if record.name == "ecs_worker.output"]
+    assert shown == ["late", "perhaps shown", "after the death"]
+
+
+async def test_what_prefect_s_logger_has_sent_is_not_sent_again_unless_the_container_died_before(stage: Stage) -> None:
+    logs, feed, ledger = stage.worker()
+    held = await stage.held(Output.PREFECT)
+    ledger.take(held)
+    await stage.admin.set_state(held.id, "RUNNING")
+    stream, put = stream_of(held), stage.console.cloud.logs.put
+
+    def logged(text: str) -> LogEntry:
+        now = datetime.now(UTC)
+        put(GROUP, stream, f"{now:%H:%M:%S}.{now.microsecond // 1000:03} | INFO    | Flow run 'fox' - {text}")
+        return LogEntry(held.id, logging.INFO, text, now, "prefect.flow_runs")
+
+    stage.console.cloud.clock.set_speed(1)
+    stage.console.cloud.advance(datetime.now(UTC).timestamp() - stage.console.cloud.clock.now())
+    await stage.api.write_logs([logged("sent"), logged("sent, too")])
+    put(GROUP, stream, "printed")
+    async with anyio.create_task_group() as running:
+        logs.follow(held)
+        running.start_soon(logs.run)
+        await until(lambda: len(feed) == 1 and len(logs) == 1)  # nothing is held any more
+        put(GROUP, stream, "the end")
+        logged("it died before this was sent")
+        await until(lambda: len(feed) == 2)
+        stopped(held, containers=(ContainerFacts("prefect", exit_code=137),))
+        await look(stage.report(logs, feed, ledger))
+        await until(lambda: len(logs) == 0)
+        running.cancel_scope.cancel()
+    await feed.flush()
+    shown = [line["message"].rpartition(" - ")[2] for line in await stage.lines(held)]
+    assert sorted(shown) == ["it died before this was sent", "printed", "the end"]
 
 
 async def test_what_prefect_does_not_take_in_time_stays_on_cloudwatch_and_is_told(stage: Stage) -> None:

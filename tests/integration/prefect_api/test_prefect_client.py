@@ -80,6 +80,7 @@ async def test_heartbeats_make_workers_online(api: PrefectClient, admin: Admin) 
     await api.heartbeat(pool, "worker-b", 30)
     assert {worker.name for worker in await api.workers(pool, "ONLINE")} == {"worker-a", "worker-b"}
     assert await api.workers(pool, "OFFLINE") == []
+    assert [worker.name for worker in await api.newest_workers(pool)] == ["worker-b", "worker-a"]
     with pytest.raises(PrefectNotFound):
         await api.heartbeat("no-such-pool", "worker-a", 30)
 

@@ -3,7 +3,7 @@
 Its arguments are steps, done in turn:
 
 - a state's type, such as RUNNING: propose it, and go on once the server has it; a run that may not run ends here
-- sleep=SECONDS, print=LINES, exit=CODE
+- sleep=SECONDS, print=LINES, tick=LINES (ten a second), exit=CODE
 - wait=PATH: until that file exists
 - suspend: propose Suspended and end; the container in which the run is resumed goes on
 
@@ -98,6 +98,12 @@ def print_lines(number: int) -> None:
             time.sleep(0.05)  # so that a reader finds the stream at many stages
 
 
+def tick(number: int) -> None:
+    for line in range(number):
+        print(f"line {line:04}", flush=True)  # noqa: T201 - the output is what is tested
+        time.sleep(0.1)
+
+
 def main(steps: list[str]) -> int:
     run = Run()
     for step in steps:
@@ -109,6 +115,8 @@ def main(steps: list[str]) -> int:
                 wait_for(Path(value))
             case "print":
                 print_lines(int(value))
+            case "tick":
+                tick(int(value))
             case "exit":
                 return int(value)
             case "suspend":

@@ -85,7 +85,8 @@ class _Asked:
 
     @property
     def subject(self) -> str:
-        return next((str(self.params[key]) for key in _SUBJECTS if self.params.get(key)), "")
+        first, *_ = self.params.get("logStreamNames") or ("",)
+        return next((str(self.params[key]) for key in _SUBJECTS if self.params.get(key)), first)
 
 
 class AwsSimulator:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from hypothesis import given
@@ -12,6 +13,9 @@ from ecs_worker.lifecycle.run.claims import ClaimRecord
 from ecs_worker.prefect_api.client import PrefectClient
 from ecs_worker.prefect_api.schemas import FlowRun, StateType, Worker
 from ecs_worker.settings import PrefectSettings, WorkerSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SETTLE = 30.0
 names = st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=6, unique=True)
@@ -79,6 +83,7 @@ class NoBeat:
     """A worker that has not beaten yet."""
 
     beat_at: float | None = None
+    before: Mapping[str, datetime] = {}  # noqa: RUF012 - never changed
 
 
 def test_colleagues_are_doubted_until_they_beat_again() -> None:

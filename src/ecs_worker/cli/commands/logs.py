@@ -15,7 +15,10 @@ app = new_app()
 def logs(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The flow run's id or name (the newest of that name).")],
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the task has stopped and its last lines have come.")
+        bool,
+        typer.Option(
+            "--follow", "-f", help="Go on until the run has ended and its last lines have come; wait for its task."
+        ),
     ] = False,
     container: Annotated[
         str | None, typer.Option(metavar="NAME", help="Another container of the task than the flow's.")

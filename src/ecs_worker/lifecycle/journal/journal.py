@@ -90,6 +90,8 @@ class Journal:
 
     def ended(self, run: Run, kind: StateType, message: str) -> None:
         """This worker has told the run's end."""
+        if kind is StateType.CRASHED:
+            self._output.doubt(run)
         level = logging.ERROR if kind is StateType.CRASHED else logging.INFO
         self._tell(run, f"{kind.capitalize()}: {message}", level)
         self.counts[f"ended_{kind.lower()}"] += 1

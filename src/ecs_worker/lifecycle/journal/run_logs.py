@@ -76,9 +76,11 @@ class RunLogs:
         for line in _lines(entry):
             self._words.add(line)
 
-    def add_output(self, run_id: UUID, container: str, message: str, timestamp: datetime, where: str) -> None:
+    def add_output(
+        self, run_id: UUID, container: str, message: str, timestamp: datetime, where: str, *, level: int = logging.INFO
+    ) -> None:
         """A line that a container wrote, for the run's logs; it can also be read `where`."""
-        entry = LogEntry(run_id, logging.INFO, message, timestamp, LOGGER_PREFIX + container)
+        entry = LogEntry(run_id, level, message, timestamp, LOGGER_PREFIX + container)
         for line in _lines(entry, where):
             self._output.add(line)
 

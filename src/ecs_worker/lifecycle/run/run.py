@@ -19,6 +19,7 @@ from ecs_worker.model import AwsTarget, Phase, TaskName
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
     from uuid import UUID
 
     from ecs_worker.model import ClaimedRun, LaunchRequest, Placement, TaskFacts
@@ -68,6 +69,7 @@ class Run:
         "_deregister",
         "_due",
         "_handed_over",
+        "_held_until",
         "_launched",
         "_lease_id",
         "_missing_since",
@@ -112,6 +114,7 @@ class Run:
         self._unanswered = False
         self._waits_for: str | None = None
         self._adopted = False
+        self._held_until: datetime | None = None
         self._proven = True
         self._handed_over = False
         self._cancelled_at: float | None = None
@@ -202,6 +205,11 @@ class Run:
     def adopted(self) -> bool:
         """Another process launched its task, and may have passed on its output."""
         return self._adopted
+
+    @property
+    def held_until(self) -> datetime | None:
+        """When the process that held it before was last known to live; None: nobody did, or that is not known."""
+        return self._held_until
 
     @property
     def proven(self) -> bool:
@@ -331,10 +339,11 @@ class Run:
         self._unanswered = False
         self._enter(Phase.STARTING)
 
-    def adopted_as(self, task: TaskFacts, name: TaskName | None = None) -> None:
+    def adopted_as(self, task: TaskFacts, name: TaskName | None = None, held_until: datetime | None = None) -> None:
         """The task of another process's launch is this worker's to watch. `name`: as the run names it already."""
         self.launched_as(task)
         self._adopted = True
+        self._held_until = held_until
         if name is not None and self._launched is not None:
             self._launched = replace(self._launched, name=name)
             self._named = name

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ecs_worker.lifecycle.journal.tail import MOST_DELAY, STREAMS_PER_CALL, Pace, Sweeps, Tail
+from ecs_worker.lifecycle.journal.sweeps import STREAMS_PER_CALL, Sweeps
+from ecs_worker.lifecycle.journal.tail import MOST_DELAY, Pace, Tail
 from ecs_worker.model import AwsTarget
 
 if TYPE_CHECKING:

@@ -83,7 +83,7 @@ class NoBeat:
     """A worker that has not beaten yet."""
 
     beat_at: float | None = None
-    before: Mapping[str, datetime] = {}  # noqa: RUF012 - never changed
+    before: Mapping[str, datetime] = {}
 
 
 def test_colleagues_are_doubted_until_they_beat_again() -> None:

@@ -193,7 +193,7 @@ def _default_name() -> str:
 
 
 class JobDefaults(BaseModel):
-    """What the worker gives its jobs where the work pool, the deployment and the run say nothing.
+    """What the worker gives its jobs where the work pool, the deployment and the run say nothing, or lets them have.
 
     A value like any other: only `JobSettings` reads the environment.
     """
@@ -238,6 +238,11 @@ class JobDefaults(BaseModel):
         description="Launch tasks in this worker's own subnet and security groups, where jobs name no network; for "
         "workers on ECS.",
     )
+    documents_dir: Path | None = Field(
+        default=None,
+        description="Directory under which jobs may name files (task_definition_path, run_task_kwargs_path); relative "
+        "paths start there (default: jobs name no files of this machine).",
+    )
 
     @field_validator("env", "labels", mode="before")
     @classmethod
@@ -271,6 +276,14 @@ class JobSettings(JobDefaults, BaseSettings):
         """A file that is missing at the start would crash every run; what is on S3 is asked for later."""
         if value is not None and not value.startswith("s3://") and not Path(value).is_file():
             message = f"is {value!r}, but there is no such file; give a file's path, or s3://bucket/key"
+            raise ValueError(message)
+        return value
+
+    @field_validator("documents_dir")
+    @classmethod
+    def _directory(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_dir():
+            message = f"is {str(value)!r}, but there is no such directory"
             raise ValueError(message)
         return value
 

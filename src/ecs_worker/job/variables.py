@@ -343,7 +343,7 @@ class JobVariables(BaseModel):
     task_definition_path: ChangesDefinition[Text] = Field(
         default=None,
         title="Task Definition Path",
-        description="The same, from a YAML or JSON file that the worker reads: a local path or s3://bucket/key.",
+        description="The same, from a YAML or JSON file: s3://bucket/key, or one under the worker's --documents-dir.",
     )
     run_task_kwargs: Annotated[RunTask, shown_as(dict[str, Any])] = Field(
         default_factory=dict,
@@ -354,7 +354,7 @@ class JobVariables(BaseModel):
     run_task_kwargs_path: Text = Field(
         default=None,
         title="Run Task Kwargs Path",
-        description="The same, from a YAML or JSON file that the worker reads: a local path or s3://bucket/key.",
+        description="The same, from a YAML or JSON file: s3://bucket/key, or one under the worker's --documents-dir.",
     )
     task_definition_patch: ChangesDefinition[Annotated[DefinitionPatch, shown_as(dict[str, Any])]] = Field(
         default_factory=dict,

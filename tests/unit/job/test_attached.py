@@ -9,10 +9,11 @@ import pytest
 
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.attached import (
+    Document,
     derived,
+    documents,
     ignored_variables,
     ignored_warning,
-    paths,
     with_default_arguments,
     with_documents,
 )
@@ -53,7 +54,7 @@ def test_the_flow_s_container_follows_the_agent_s_rule(
     document = {"family": "mine", "cpu": "512", "memory": "1024", "containerDefinitions": containers}
     flow = variables.get("container_name") or ("prefect" if "prefect" in str(containers) else "flow")
     by_path = load({"task_definition_path": "s3://b/k.yaml", **variables})
-    assert paths(by_path, JobDefaults()) == {"s3://b/k.yaml": "task_definition_path"}
+    assert documents(by_path, JobDefaults()) == [Document("s3://b/k.yaml", "task_definition_path")]
     for configuration in (
         with_documents(load({"task_definition": document, **variables}), {}, JobDefaults()),
         with_documents(by_path, {"s3://b/k.yaml": document}, JobDefaults()),

@@ -16,8 +16,8 @@ from ecs_worker.errors import EcsWorkerError, JobInvalid, PrefectNotFound
 from ecs_worker.job.assembly import draft, in_network, usable
 from ecs_worker.job.attached import (
     document_origins,
+    documents,
     ignored_warning,
-    paths,
     with_default_arguments,
     with_documents,
 )
@@ -184,9 +184,7 @@ async def assemble(
     try:
         context = replace(context, region=sources.region(configuration.target))
         defaults = context.defaults
-        contents = {
-            path: await sources.document(source, path) for path, source in paths(configuration, defaults).items()
-        }
+        contents = {document.path: await sources.document(document) for document in documents(configuration, defaults)}
         came_from = document_origins(configuration, contents, defaults, came_from)
         configuration = with_documents(configuration, contents, defaults)
         reused = None
@@ -239,14 +237,14 @@ def _unforeseen(error: Exception) -> str:
 async def _resolved(rendered: Any, sources: Sources) -> tuple[Any, Redactor]:
     """The second and third pass of Prefect's templating: blocks, then variables, which blocks may name too."""
     blocks, _ = references(rendered)
-    documents = {block: await sources.block(block) for block in blocks}
-    if documents:
-        rendered = resolve_blocks(rendered, documents)
+    data = {block: await sources.block(block) for block in blocks}
+    if data:
+        rendered = resolve_blocks(rendered, data)
     _, names = references(rendered)
     values = {name: await sources.variable(name) for name in names}
     if values:
         rendered = resolve_variables(rendered, {name: value for name, value in values.items() if value is not UNSET})
-    return rendered, Redactor(*documents.values(), values, but=sources.unread)
+    return rendered, Redactor(*data.values(), values, but=sources.unread)
 
 
 def _changed(before: Any, after: Any) -> set[str]:

@@ -17,6 +17,8 @@ merged. Values may hold `{{ prefect.blocks.TYPE.NAME }}` and `{{ prefect.variabl
 or the pool's default for `env` has a mapping already; elsewhere it stays as it is written. `ecs-worker render` shows
 what becomes of them all.
 
+For ECS Managed Instances see [examples/managed-instances.yaml](../examples/managed-instances.yaml).
+
 A pool takes the variables that its base job template names. `ecs-worker pool update NAME` adds those that it lacks.
 Written by `make docs`.
 

@@ -244,6 +244,17 @@ class JobDefaults(BaseModel):
         "paths start there (default: jobs name no files of this machine).",
     )
 
+    @field_validator("launch_type", mode="before")
+    @classmethod
+    def _no_provider(cls, value: object) -> object:
+        if value == "MANAGED_INSTANCES":
+            message = (
+                f"is {value!r}, but Managed Instances are reached by a capacity provider: leave this out, and name "
+                "theirs in the job variable capacity_provider_strategy"
+            )
+            raise ValueError(message)
+        return value
+
     @field_validator("env", "labels", mode="before")
     @classmethod
     def _pairs(cls, value: object) -> object:

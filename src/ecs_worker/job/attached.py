@@ -12,7 +12,14 @@ from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import JobConfiguration
 from ecs_worker.job.names import LONGEST_NAME, ecs_name
 from ecs_worker.job.options import given_network, network_variable, patch
-from ecs_worker.job.requests import CAPACITY, cleaned, definition_digest, flow_container_name, prepare_requests
+from ecs_worker.job.requests import (
+    CAPACITY,
+    cleaned,
+    definition_digest,
+    flow_container_name,
+    leaves_to_cluster,
+    prepare_requests,
+)
 from ecs_worker.job.variables import CHANGE_DEFINITION, PLACES
 from ecs_worker.settings import JobDefaults, option
 
@@ -158,7 +165,11 @@ def _below(arguments: Mapping[str, Any], configuration: JobConfiguration, contai
     if containers and not containers[0].get("name"):
         # Meant for the flow's container: so named, it pairs with that one's entry in the arguments.
         said["overrides"]["containerOverrides"] = [{**containers[0], "name": container}, *containers[1:]]
-    return patch(taken, said)
+    merged = patch(taken, said)
+    # A null leaves it to the worker's arguments, and if they say nothing, to the cluster.
+    if leaves_to_cluster(configuration.task_run_request) and not merged.keys() & CAPACITY:
+        merged["launchType"] = None
+    return merged
 
 
 def derived(

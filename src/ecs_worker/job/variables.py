@@ -32,8 +32,6 @@ from ecs_worker.job.template import placeholders
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LONGEST_STOP_TIMEOUT = 120  # seconds; ContainerDefinition of the ECS API reference
-
 T = TypeVar("T")
 
 _CHANGES_DEFINITION, _IN_REQUESTS = "changes the definition", "in the requests"
@@ -95,12 +93,14 @@ class JobVariables(BaseModel):
     launch_type: InRequests[Literal["FARGATE", "EC2", "EXTERNAL", "FARGATE_SPOT"] | None] = Field(
         default="FARGATE",
         title="Launch Type",
-        description="Where tasks run. FARGATE_SPOT is cheaper, and AWS may interrupt it at any time.",
+        description="Where tasks run. FARGATE_SPOT is cheaper, and AWS may interrupt it at any time. null: where the "
+        "worker's --launch-type says, else where the cluster's default strategy does.",
     )
     capacity_provider_strategy: InRequests[list[CapacityProvider]] = Field(
         default_factory=list,
         title="Capacity Provider Strategy",
-        description="Capacity providers to use; the launch type then only decides what the task definition must fit.",
+        description="Capacity providers to use, in place of a launch type. On other instances than Fargate's, launch "
+        "type FARGATE beside it still means: a network (awsvpc) and a size of the task's own.",
     )
     image: ChangesDefinition[InRequests[str | None]] = Field(
         default=None,
@@ -216,7 +216,8 @@ class JobVariables(BaseModel):
     assign_public_ip: bool | None = Field(
         default=None,
         title="Assign Public IP",
-        description="Give the task a public IP address. Default: yes in subnets that the worker looks up.",
+        description="Give the task a public IP address. Default: yes for Fargate's tasks in subnets that the worker "
+        "looks up; not where the cluster's default strategy decides.",
     )
     inherit_network: bool | None = Field(
         default=None,
@@ -273,9 +274,8 @@ class JobVariables(BaseModel):
     stop_timeout_seconds: ChangesDefinition[int | None] = Field(
         default=None,
         ge=0,
-        le=LONGEST_STOP_TIMEOUT,
         title="Stop Timeout Seconds",
-        description="Seconds between SIGTERM and SIGKILL when the task is stopped. Default: 30.",
+        description="Seconds between SIGTERM and SIGKILL when the task is stopped; on Fargate 2 to 120. Default: 30.",
     )
     linux_init: ChangesDefinition[bool | None] = Field(
         default=None,

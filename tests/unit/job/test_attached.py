@@ -113,6 +113,16 @@ def test_documents_that_can_t_be_used(variables: dict[str, Any], contents: dict[
         with_documents(load(variables), contents, JobDefaults())
 
 
+def test_launch_type_null_is_said_above_the_worker_s_own_arguments() -> None:
+    strategy = [{"capacityProvider": "asg", "weight": 1}]
+    defaults = JobDefaults(run_task_kwargs="p")
+    for arguments, expected in (({"cluster": "c"}, None), ({"capacityProviderStrategy": strategy}, strategy)):
+        configuration = with_default_arguments(load({"launch_type": None}), {"p": arguments}, defaults, None)
+        _, request = build(configuration)
+        assert "launchType" not in request
+        assert request.get("capacityProviderStrategy") == expected
+
+
 def test_a_derived_definition_changes_a_copy_in_its_own_family() -> None:
     described = {
         "family": "theirs",

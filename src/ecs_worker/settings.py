@@ -13,6 +13,7 @@ import re
 import socket
 import tomllib
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -243,6 +244,11 @@ class JobDefaults(BaseModel):
         description="Directory under which jobs may name files (task_definition_path, run_task_kwargs_path); relative "
         "paths start there (default: jobs name no files of this machine).",
     )
+    job_env_from_worker: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Variable of this worker's environment, or a pattern like TEAM_*, that jobs may read by "
+        "{{ $NAME }} in their own env (default: none); repeatable, with commas in the variable.",
+    )
 
     @field_validator("launch_type", mode="before")
     @classmethod
@@ -254,6 +260,18 @@ class JobDefaults(BaseModel):
             )
             raise ValueError(message)
         return value
+
+    @field_validator("job_env_from_worker", mode="before")
+    @classmethod
+    def _split_names(cls, value: object) -> object:
+        """A variable names several with commas between them."""
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    def lets_read(self, name: str) -> bool:
+        """Whether jobs may read that variable of the worker's environment."""
+        return any(fnmatchcase(name, pattern) for pattern in self.job_env_from_worker)
 
     @field_validator("env", "labels", mode="before")
     @classmethod

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 from ecs_worker.aws.session import Aws
 from ecs_worker.cli.jobs import PLACEHOLDERS
 from ecs_worker.errors import UserError
-from ecs_worker.job.attached import ignored_warning
 from ecs_worker.job.masking import MASK, masked
 from ecs_worker.job.requests import FoundNetwork, definition_digest
 from ecs_worker.lifecycle.define import registration
 from ecs_worker.lifecycle.rendering.files import S3, Documents, s3_object
-from ecs_worker.lifecycle.rendering.render import render_job
+from ecs_worker.lifecycle.rendering.render import render_job, warnings
 from ecs_worker.lifecycle.rendering.sources import PrefectSources
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ class _Anything(str):
 async def rendered(asked: RenderJob, sources: Preview) -> Job:
     """The job as the worker would render it; notes come with it. Raises JobInvalid with all problems."""
     job = await render_job(asked.template, asked.deployed, asked.context, sources)
-    if warning := ignored_warning(job.configuration):
+    for warning in warnings(job, asked.deployed):
         sources.note(warning)
     if (reused := job.configuration.reused_definition) and job.configuration.derive_task_definition:
         sources.note(

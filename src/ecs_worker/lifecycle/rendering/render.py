@@ -27,6 +27,7 @@ from ecs_worker.job.configuration import (
     merge_job_variables,
     origins,
     render_configuration,
+    unread_environment,
 )
 from ecs_worker.job.context import FlowRunContext, option_origins
 from ecs_worker.job.masking import Redactor
@@ -100,7 +101,7 @@ class Render:
         deployed = deployment.job_variables if deployment is not None else {}
         job = await render_job(self._pool_view.pool.base_job_template, deployed, context, self._sources)
         configuration = job.configuration
-        if warning := ignored_warning(configuration):
+        for warning in warnings(job, deployed):
             log.warning("%s: %s", run.name, warning)
         return LaunchRequest(
             placement=replace(_placement(job), flow_name=flow.name, deployment_name=context.deployment_name),
@@ -147,6 +148,13 @@ def flow_run_context(
     )
 
 
+def warnings(job: Job, deployed: Mapping[str, Any]) -> list[str]:
+    """What has no effect in a job that can be launched, in sentences. `deployed` as for `render_job`."""
+    said = merge_job_variables(deployed, job.context.run.job_variables)
+    told = (ignored_warning(job.configuration), unread_environment(said, job.context.defaults.lets_read))
+    return [warning for warning in told if warning]
+
+
 async def render_job(
     template: Mapping[str, Any], deployed: Mapping[str, Any], context: FlowRunContext, sources: Sources
 ) -> Job:
@@ -176,7 +184,7 @@ async def assemble(
     """
     came_from = origins(template, deployed, context.run.job_variables, option_origins(context.defaults))
     variables = merge_job_variables(deployed, context.run.job_variables)
-    unresolved = render_configuration(template, variables, os.environ)
+    unresolved = render_configuration(template, variables, os.environ, context.defaults.lets_read)
     rendered, hidden = await _resolved(unresolved, sources)
     if context.run.claimed_in is not None:
         rendered = _in_region(rendered, context.run.claimed_in.region)

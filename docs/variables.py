@@ -12,11 +12,16 @@ HEAD = """# Job variables
 
 What a work pool (as defaults in its base job template), a deployment (`job_variables`, in Prefect 2
 `infra_overrides`) and a flow run may set. The run's win over the deployment's, these over the pool's; only `env` is
-merged. Values may hold `{{ prefect.blocks.TYPE.NAME }}` and `{{ prefect.variables.NAME }}`. As in Prefect,
-`{{ $VARIABLE }}` of the worker's environment is for the values in the pool's default for `env`, and for those in the
-job's own `env` where the pool has such a default, or a mapping for `env` in its template; elsewhere it stays as it is
-written. (In the template's own text, the `job_configuration`, Prefect's servers refuse it.) `ecs-worker render` shows
-what becomes of them all.
+merged. Values may hold `{{ prefect.blocks.TYPE.NAME }}` and `{{ prefect.variables.NAME }}`. `{{ $VARIABLE }}` of the
+worker's environment is for the pool's default for `env`. (In the template's own text, the `job_configuration`,
+Prefect's servers refuse it.) The `env` of a deployment or a run reads only what the worker's `--job-env-from-worker`
+names; elsewhere, and without that option, `{{ $VARIABLE }}` stays as it is written. `ecs-worker render` shows what
+becomes of them all.
+
+An `aws-credentials` block whose `aws_client_parameters` name an endpoint or proxies, or switch `verify` or `use_ssl`
+off, needs credentials of its own: an access key or a role. The worker's own only go where its operator sends them.
+
+For ECS Managed Instances see [examples/managed-instances.yaml](../examples/managed-instances.yaml).
 
 A pool takes the variables that its base job template names. `ecs-worker pool update NAME` adds those that it lacks.
 What its users have made stays: variables of their own, also those that bear one of the names below; defaults; and what

@@ -9,6 +9,7 @@ EcsWorkerError
 │   ├── PrefectUnauthorized   401 or 403
 │   ├── PrefectNotFound       404, in Prefect's words
 │   └── PrefectRejected       any other status that is not a success (409, 422, 500 …)
+├── DocumentUnread            a file of the worker's machine can't be read now; another worker, or a later look, may
 ├── AwsError                  AWS did not do what was asked (see `verdicts/classify.py` for what follows from it)
 ├── NoTask                    a run's way ends before it has a task
 │   ├── LaunchFailed          ECS launched no task and will launch none: the run has crashed
@@ -56,6 +57,10 @@ class JobInvalid(UserError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         super().__init__(" ".join(self.problems))
+
+
+class DocumentUnread(EcsWorkerError):
+    """A file that a job names can't be read at the moment, as its disk doesn't answer."""
 
 
 class PrefectError(EcsWorkerError):

@@ -13,6 +13,7 @@ import re
 import socket
 import tomllib
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 from urllib.parse import urlsplit
@@ -227,7 +228,7 @@ def _default_name() -> str:
 
 
 class JobDefaults(BaseModel):
-    """What the worker gives its jobs where the work pool, the deployment and the run say nothing.
+    """What the worker gives its jobs where the work pool, the deployment and the run say nothing, or lets them have.
 
     A value like any other: only `JobSettings` reads the environment.
     """
@@ -272,6 +273,39 @@ class JobDefaults(BaseModel):
         description="Launch tasks in this worker's own subnet and security groups, where jobs name no network; for "
         "workers on ECS.",
     )
+    documents_dir: Path | None = Field(
+        default=None,
+        description="Directory under which jobs may name files (task_definition_path, run_task_kwargs_path); relative "
+        "paths start there (default: jobs name no files of this machine).",
+    )
+    job_env_from_worker: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Variable of this worker's environment, or a pattern like TEAM_*, that jobs may read by "
+        "{{ $NAME }} in their own env (default: none); repeatable, with commas in the variable.",
+    )
+
+    @field_validator("launch_type", mode="before")
+    @classmethod
+    def _no_provider(cls, value: object) -> object:
+        if value == "MANAGED_INSTANCES":
+            message = (
+                f"is {value!r}, but Managed Instances are reached by a capacity provider: leave this out, and name "
+                "theirs in the job variable capacity_provider_strategy"
+            )
+            raise ValueError(message)
+        return value
+
+    @field_validator("job_env_from_worker", mode="before")
+    @classmethod
+    def _split_names(cls, value: object) -> object:
+        """A variable names several with commas between them."""
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    def lets_read(self, name: str) -> bool:
+        """Whether jobs may read that variable of the worker's environment."""
+        return any(fnmatchcase(name, pattern) for pattern in self.job_env_from_worker)
 
     @field_validator("env", "labels", mode="before")
     @classmethod
@@ -305,6 +339,14 @@ class JobSettings(JobDefaults, BaseSettings):
         """A file that is missing at the start would crash every run; what is on S3 is asked for later."""
         if value is not None and not value.startswith("s3://") and not Path(value).is_file():
             message = f"is {value!r}, but there is no such file; give a file's path, or s3://bucket/key"
+            raise ValueError(message)
+        return value
+
+    @field_validator("documents_dir")
+    @classmethod
+    def _directory(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_dir():
+            message = f"is {str(value)!r}, but there is no such directory"
             raise ValueError(message)
         return value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from support.paths import EXAMPLES
 from support.servers.worker import worker
@@ -94,6 +95,42 @@ async def test_silent_end_is_crashed_with_its_cause(either_world: World, command
 
         await until(told)
     await world.task_of(run_id)
+
+
+async def test_a_run_on_managed_instances_as_the_example_has_it(world: World) -> None:
+    variables = yaml.safe_load((EXAMPLES / "managed-instances.yaml").read_text(encoding="utf-8"))
+    [provider] = variables["capacity_provider_strategy"]
+    subnets = await world.subnets()
+    await world.ecs.create_capacity_provider(
+        name=provider["capacityProvider"],
+        cluster=world.pool,
+        managedInstancesProvider={
+            "infrastructureRoleArn": ROLE,
+            "instanceLaunchTemplate": {
+                "ec2InstanceProfileArn": "arn:aws:iam::123456789012:instance-profile/p",
+                "networkConfiguration": {"subnets": subnets},
+            },
+        },
+    )
+    async with world.worker():
+        run_id = await world.run("RUNNING", "COMPLETED", **variables | {"cluster": world.pool, "subnets": subnets})
+        await world.admin.wait_for_state(run_id, "COMPLETED")
+        task = await world.wait_for_task(run_id, "STOPPED")
+    assert (task["launchType"], task["capacityProviderName"]) == ("MANAGED_INSTANCES", provider["capacityProvider"])
+    assert (task["cpu"], task["memory"]) == (str(variables["cpu"]), str(variables["memory"]))
+
+
+async def test_launch_type_null_runs_where_the_cluster_s_default_strategy_says(world: World) -> None:
+    await world.ecs.put_cluster_capacity_providers(
+        cluster=world.pool,
+        capacityProviders=["FARGATE", "FARGATE_SPOT"],
+        defaultCapacityProviderStrategy=[{"capacityProvider": "FARGATE_SPOT", "weight": 1}],
+    )
+    async with world.worker():
+        run_id = await world.run("RUNNING", "COMPLETED", launch_type=None, ephemeral_storage_gib=50)
+        await world.admin.wait_for_state(run_id, "COMPLETED")
+    task = await world.task_of(run_id)
+    assert (task["launchType"], task["capacityProviderName"]) == ("FARGATE", "FARGATE_SPOT")
 
 
 async def test_silent_success_is_crashed_too(world: World) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from ecs_worker.job.variables import default_base_job_template
 from support.servers.prefect import free_port
 from support.servers.worker import QUICK, command, environment
 from support.waiting import until
@@ -45,6 +46,22 @@ async def test_every_option_is_a_variable_too(world: World, tmp_path: Path) -> N
         assert await process.wait() == 0
     tags = {tag["key"]: tag["value"] for tag in (await world.task_of(run_id))["tags"]}
     assert tags["prefect.io/worker-name"] == "by-variable"
+
+
+async def test_jobs_read_of_the_worker_s_environment_what_its_operator_allows(world: World) -> None:
+    template = default_base_job_template()
+    template["variables"]["properties"]["env"]["default"] = {"POOL": "{{ $DB_PASSWORD }}"}
+    await world.admin.call("PATCH", f"/work_pools/{world.pool}", json={"base_job_template": template})
+    own = {"DB_PASSWORD": "hunter2", "TEAM_NAME": "data"}
+    async with world.worker("--job-env-from-worker", "TEAM_*", env=own) as process:
+        asking = {"STOLEN": "{{ $DB_PASSWORD }}", "TEAM": "{{ $TEAM_NAME }}"}
+        run_id = await world.run("RUNNING", "COMPLETED", env=asking)
+        await world.admin.wait_for_state(run_id, "COMPLETED")
+        await process.wait_for_output("env asks for DB_PASSWORD of the worker's environment, which jobs may not read")
+        assert "hunter2" not in process.output
+    (container,) = (await world.task_of(run_id))["overrides"]["containerOverrides"]
+    env = {item["name"]: item["value"] for item in container["environment"]}
+    assert (env["STOLEN"], env["TEAM"], env["POOL"]) == ("{{ $DB_PASSWORD }}", "data", "hunter2")
 
 
 async def test_aws_region_is_honoured(world: World, tmp_path: Path) -> None:

@@ -82,6 +82,12 @@ class World:
             whole=whole,
         )
 
+    async def subnets(self) -> list[str]:
+        """Those of the default VPC."""
+        session = aioboto3.Session(aws_access_key_id="any", aws_secret_access_key="any", region_name="us-east-1")
+        async with session.client("ec2", endpoint_url=self.aws_url) as ec2:
+            return [subnet["SubnetId"] for subnet in (await ec2.describe_subnets())["Subnets"]]
+
     # -- what is to run
 
     def gate(self) -> Path:

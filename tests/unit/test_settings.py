@@ -51,6 +51,11 @@ def test_options_win_over_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ("ECS_WORKER_HEALTH_ADDRESS", "8080", "ECS_WORKER_HEALTH_ADDRESS is '8080'; it should be HOST:PORT"),
         ("ECS_WORKER_LOG_LEVEL", "loud", "ECS_WORKER_LOG_LEVEL is 'LOUD'"),
+        (
+            "ECS_WORKER_LAUNCH_TYPE",
+            "MANAGED_INSTANCES",
+            "ECS_WORKER_LAUNCH_TYPE is 'MANAGED_INSTANCES', but Managed Instances are reached by a capacity provider",
+        ),
     ],
 )
 def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, says: str) -> None:

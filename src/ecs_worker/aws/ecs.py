@@ -57,7 +57,7 @@ class Definition:
 
 
 class Ecs(Service):
-    """ECS in one account and Region."""
+    """ECS in one account and Region. An empty `cluster` means the account's default one."""
 
     name = "ecs"
 
@@ -80,7 +80,7 @@ class Ecs(Service):
 
     async def describe_tasks(self, cluster: str, arns: Sequence[str]) -> tuple[list[TaskFacts], list[AwsFailure]]:
         """At most 100 tasks of one cluster. Tasks that ECS doesn't know (yet, or any more) are among the failures."""
-        answer = await self._call("DescribeTasks", cluster=cluster, tasks=list(arns))
+        answer = await self._call("DescribeTasks", cluster=cluster or None, tasks=list(arns))
         return _tasks_and_failures("DescribeTasks", answer)
 
     async def container_given(self, cluster: str, arn: str, variable: str) -> str | None:
@@ -127,7 +127,7 @@ class Ecs(Service):
         while True:
             answer = await self._call(
                 "ListTasks",
-                cluster=cluster,
+                cluster=cluster or None,
                 startedBy=started_by,
                 family=family,
                 desiredStatus=desired_status,
@@ -140,7 +140,7 @@ class Ecs(Service):
 
     async def stop_task(self, cluster: str, arn: str, reason: str) -> TaskFacts:
         """Ask ECS to stop the task; `reason` becomes its stoppedReason. Stopping a stopped task is no error."""
-        answer = await self._call("StopTask", cluster=cluster, task=arn, reason=reason)
+        answer = await self._call("StopTask", cluster=cluster or None, task=arn, reason=reason)
         return task_facts(_present("StopTask", answer, "task"))
 
     async def register(self, request: Mapping[str, Any], tags: Mapping[str, str]) -> str:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+import anyio
+
 from ecs_worker.aws.errors import translated
 from ecs_worker.aws.service import Service
 from ecs_worker.errors import AwsError
@@ -24,8 +26,13 @@ class S3(Service):
 
     name = "s3"
 
-    async def read(self, bucket: str, key: str, *, most: int, etag: str | None = None) -> S3Object | None:
-        """The object, with at most its first `most` bytes. None: it still has that `etag`."""
+    async def read(
+        self, bucket: str, key: str, *, most: int, etag: str | None = None, seconds: float = 20
+    ) -> S3Object | None:
+        """The object, with at most its first `most` bytes. None: it still has that `etag`.
+
+        `seconds`: for its content, once S3 has answered; botocore bounds only the pause between two parts of it.
+        """
         try:
             answer = await self._call("GetObject", Bucket=bucket, Key=key, IfNoneMatch=etag)
         except AwsError as error:
@@ -34,7 +41,7 @@ class S3(Service):
             raise
         body: Any = answer["Body"]
         content = b""
-        with translated("GetObject"):
+        with translated("GetObject"), anyio.fail_after(seconds):
             async with body:
                 while len(content) < most and (part := await body.read(most - len(content))):
                     content += part  # what has arrived so far

@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 
 from ecs_worker import __version__
 from ecs_worker.cli.commands import new_app
-from ecs_worker.errors import UserError
+from ecs_worker.errors import DocumentUnread, UserError
 
 if TYPE_CHECKING:
     from typer.core import TyperGroup
@@ -71,6 +71,6 @@ def main() -> None:
     """Run the command line. A user's mistake is one sentence on standard error and exit code 2."""
     try:
         _group()()
-    except UserError as error:
+    except (DocumentUnread, UserError) as error:
         sys.stderr.write(f"ecs-worker: {error}\n")
         sys.exit(2)

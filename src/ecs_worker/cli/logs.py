@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ecs_worker.aws.logs import LogEvent
+    from ecs_worker.job.attached import Document
     from ecs_worker.job.job import Job
     from ecs_worker.model import LogStream, TaskFacts
     from ecs_worker.prefect_api.client import PrefectClient
@@ -168,9 +169,9 @@ class _AskingSources(Preview):
         """The task's, unless the job says another."""
         return target.region or self._target.region or ""
 
-    async def document(self, source: str, path: str) -> Any:
+    async def document(self, document: Document) -> Any:
         """A file's content, on S3 too."""
-        return await Documents(self._aws).read(source, path)
+        return await Documents(self._aws).read(document)
 
     async def definition(self, target: AwsTarget, name: str) -> Mapping[str, Any]:  # noqa: ARG002 - whoever asks has credentials of their own
         """The definition, as ECS describes it."""

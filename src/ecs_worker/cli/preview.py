@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecs_worker.aws.session import Aws
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ecs_worker.cli.jobs import RenderJob
+    from ecs_worker.job.attached import Document
     from ecs_worker.job.job import Job
     from ecs_worker.job.requests import NetworkNeed
     from ecs_worker.job.template import BlockReference
@@ -65,15 +65,17 @@ class Preview:
             self._read[name] = await PrefectSources(self.api).variable(name)
         return self._read[name]
 
-    async def document(self, source: str, path: str) -> Any:
+    async def document(self, document: Document) -> Any:
         """A file's content. What is on S3 is left open."""
-        if path.startswith(S3):
-            s3_object(source, path)
-            self.note(f"{path} ({source}) is not read, as AWS is not asked: what it says is missing here.")
+        if document.path.startswith(S3):
+            s3_object(document)
+            self.note(
+                f"{document.path} ({document.source}) is not read, as AWS is not asked: what it says is missing here."
+            )
             return {}
-        if path not in self._read:
-            self._read[path] = await Documents(Aws()).read(source, str(Path(path)))
-        return self._read[path]
+        if document not in self._read:
+            self._read[document] = await Documents(Aws()).read(document)
+        return self._read[document]
 
     async def definition(self, target: AwsTarget, name: str) -> Mapping[str, Any] | None:  # noqa: ARG002 - the protocol's
         """Only ECS knows it."""

@@ -5,18 +5,27 @@ Each function returns a changed configuration; what follows treats it like one t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.configuration import JobConfiguration
 from ecs_worker.job.names import LONGEST_NAME, ecs_name
 from ecs_worker.job.options import given_network, network_variable, patch
-from ecs_worker.job.requests import CAPACITY, cleaned, definition_digest, flow_container_name, prepare_requests
+from ecs_worker.job.requests import (
+    CAPACITY,
+    cleaned,
+    definition_digest,
+    flow_container_name,
+    leaves_to_cluster,
+    prepare_requests,
+)
 from ecs_worker.job.variables import CHANGE_DEFINITION, PLACES
 from ecs_worker.settings import JobDefaults, option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from ecs_worker.job.context import FlowRunContext
 
@@ -41,15 +50,31 @@ _IN_ARGUMENTS = {
 }
 
 
-def paths(configuration: JobConfiguration, defaults: JobDefaults) -> dict[str, str]:
-    """Files and `s3://` objects that must be read for the functions below: path → the variable or option naming it."""
-    named = {
-        defaults.task_definition: _DEFAULT_DEFINITION,
-        defaults.run_task_kwargs: _DEFAULT_ARGUMENTS,
-        configuration.task_definition_path: "task_definition_path",
-        configuration.run_task_kwargs_path: "run_task_kwargs_path",
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A file or `s3://` object that a job is made of; `source` is the variable or the worker's option that names it.
+
+    `anywhere`: the worker's operator named it, who may name any file. What a job names is under `directory`; None: it
+    names no files of the worker's machine.
+    """
+
+    path: str
+    source: str
+    directory: Path | None = None
+    anywhere: bool = False
+
+
+def documents(configuration: JobConfiguration, defaults: JobDefaults) -> list[Document]:
+    """What must be read for the functions below."""
+    of_worker = {_DEFAULT_DEFINITION: defaults.task_definition, _DEFAULT_ARGUMENTS: defaults.run_task_kwargs}
+    of_job = {
+        "task_definition_path": configuration.task_definition_path,
+        "run_task_kwargs_path": configuration.run_task_kwargs_path,
     }
-    return {path: name for path, name in named.items() if path}
+    return [
+        *(Document(path, option, anywhere=True) for option, path in of_worker.items() if path),
+        *(Document(path, variable, defaults.documents_dir) for variable, path in of_job.items() if path),
+    ]
 
 
 def with_documents(
@@ -140,7 +165,11 @@ def _below(arguments: Mapping[str, Any], configuration: JobConfiguration, contai
     if containers and not containers[0].get("name"):
         # Meant for the flow's container: so named, it pairs with that one's entry in the arguments.
         said["overrides"]["containerOverrides"] = [{**containers[0], "name": container}, *containers[1:]]
-    return patch(taken, said)
+    merged = patch(taken, said)
+    # A null leaves it to the worker's arguments, and if they say nothing, to the cluster.
+    if leaves_to_cluster(configuration.task_run_request) and not merged.keys() & CAPACITY:
+        merged["launchType"] = None
+    return merged
 
 
 def derived(

@@ -12,12 +12,20 @@ from pydantic import Field, ValidationError, model_validator
 
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.shapes import Definition, RunTask  # noqa: TC001 - pydantic reads them at run time
-from ecs_worker.job.template import apply_values, placeholders, variable_in, variables_of
+from ecs_worker.job.template import (
+    apply_environment,
+    apply_values,
+    environment_names,
+    placeholders,
+    variable_in,
+    variables_of,
+)
 from ecs_worker.job.variables import IN_REQUESTS, INLINE_DEFINITION, PLACES, JobVariables
 from ecs_worker.model import AwsCredentials, AwsTarget, Output
+from ecs_worker.settings import JobDefaults, option
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Self
 
 
@@ -67,11 +75,16 @@ def origin_of(variable: str, came_from: Mapping[str, str]) -> str:
 
 
 def render_configuration(
-    base_job_template: Mapping[str, Any], job_variables: Mapping[str, Any], environ: Mapping[str, str]
+    base_job_template: Mapping[str, Any],
+    job_variables: Mapping[str, Any],
+    environ: Mapping[str, str],
+    may_read: Callable[[str], bool] = lambda _: False,
 ) -> dict[str, Any]:
     """The template's `job_configuration` with pool defaults and `job_variables` put in; blocks and variables stay.
 
-    `environ` is what `{{ $NAME }}` reads. Arguments are not changed, but the result shares values with them.
+    `environ` is what `{{ $NAME }}` reads: in the template and in the pool's default for `env`, which the pool's
+    administrator writes, any name; in the job's own `env` those that `may_read` allows, as anybody may run a job.
+    Elsewhere it stays. Arguments are not changed, but the result shares values with them.
     Raises JobInvalid if the template is malformed or variables can't be merged.
     """
     configuration = base_job_template.get("job_configuration")
@@ -81,15 +94,21 @@ def render_configuration(
             ["The work pool's base job template has no job_configuration or no variables; reset it to the default."]
         )
     defaults = pool_defaults(base_job_template)
-    variables = defaults | _expand_dotted(job_variables)
+    given = _expand_dotted(job_variables)
+    if given.get("env"):
+        given["env"] = apply_environment(given["env"], environ, may_read)
+    variables = defaults | given
     # `env` alone merges: template < pool defaults < job variables.
     configuration = dict(configuration)
     if defaults.get("env"):
         template_env = configuration.get("env")
         configuration["env"] = (template_env if isinstance(template_env, dict) else {}) | _env(defaults["env"])
-    if isinstance(configuration.get("env"), dict) and variables.get("env"):
-        configuration["env"] = configuration["env"] | _env(variables["env"])
+    own = _env(given["env"]) if isinstance(configuration.get("env"), dict) and given.get("env") else {}
+    if own:
+        configuration["env"] = {name: value for name, value in configuration["env"].items() if name not in own}
     rendered: dict[str, Any] = apply_values(configuration, variables, environ)
+    if own:
+        rendered["env"] |= apply_values(own, variables, None)
     return rendered
 
 
@@ -119,6 +138,18 @@ def nested_deeply(value: Any, level: int = 0) -> bool:
         if isinstance(part, dict | list):
             open_parts += [(item, level + 1) for item in (part.values() if isinstance(part, dict) else part)]
     return False
+
+
+def unread_environment(job_variables: Mapping[str, Any], may_read: Callable[[str], bool]) -> str:
+    """One sentence about what the job's own `env` may not read of the worker's environment; empty if there is none."""
+    env = [value for name, value in job_variables.items() if name.split(".")[0] == "env"]
+    if not (names := [name for name in environment_names(env) if not may_read(name)]):
+        return ""
+    return (
+        f"env asks for {', '.join(names)} of the worker's environment, which jobs may not read: that stays as it is "
+        "written. Say it in the pool's default for env, or let the worker's operator allow it "
+        f"({option(JobDefaults, 'job_env_from_worker')})."
+    )
 
 
 def pool_defaults(base_job_template: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,7 +249,10 @@ class JobConfiguration(JobVariables):
 
     @property
     def target(self) -> AwsTarget:
-        """The account and Region, from the `aws-credentials` block's data."""
+        """The account and Region, from the `aws-credentials` block's data.
+
+        Raises JobInvalid if the block sends the worker's own credentials where their owner didn't mean them to go.
+        """
         data = {key: value for key, value in self.aws_credentials.items() if value}
         credentials = AwsCredentials(
             access_key_id=data.get("aws_access_key_id"),
@@ -229,6 +263,15 @@ class JobConfiguration(JobVariables):
             assume_role_kwargs=_given(data.get("assume_role_kwargs", {})),
             client_parameters=_given(data.get("aws_client_parameters", {}), use_ssl=True),
         )
+        # A profile is of the worker's machine, so its credentials are no more the block's own.
+        own = credentials.access_key_id or credentials.assume_role_arn
+        if not own and (led_away := _led_away(credentials.client_parameters)):
+            problem = (
+                f"aws_credentials sets {led_away} in aws_client_parameters, but has no credentials of its own, and the "
+                "worker's are not for that: add an access key or a role to the block, or leave it out (the worker's "
+                "operator can set AWS_ENDPOINT_URL, HTTPS_PROXY or AWS_CA_BUNDLE)."
+            )
+            raise JobInvalid([problem])
         # A block that only names a Region, or nothing, means the worker's own credentials.
         return AwsTarget(None if credentials == AwsCredentials() else credentials, data.get("region_name"))
 
@@ -264,6 +307,14 @@ _NOTHING_SAID = JobConfiguration()
 def _given(values: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
     """Without what is null or says what is so anyway."""
     return {key: value for key, value in values.items() if value is not None and value != defaults.get(key)}
+
+
+def _led_away(parameters: Mapping[str, Any]) -> str:
+    """The client parameters by which calls go to somebody else than AWS, or can be read on the way, in words."""
+    config = parameters.get("config")
+    proxies = ["config.proxies"] if isinstance(config, dict) and config.get("proxies") else []
+    flags = [f"{name}: false" for name in ("verify", "use_ssl") if name in parameters and not parameters[name]]
+    return ", ".join(["endpoint_url"] * bool(parameters.get("endpoint_url")) + flags + proxies)
 
 
 def _holds(value: Any, path: Sequence[str]) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ecs_worker.job.configuration import origin_of
 from ecs_worker.job.masking import Redactor
-from ecs_worker.job.requests import runs_on_fargate
+from ecs_worker.job.requests import CAPACITY, for_windows, runs_on_fargate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,6 +78,19 @@ class Job:
     def made_for_fargate(self) -> bool:
         """Whether the definition must do for Fargate, wherever the task runs."""
         return self.on_fargate or "FARGATE" in (self.definition.get("requiresCompatibilities") or [])
+
+    @property
+    def off_fargate(self) -> bool:
+        """Whether the task can't be on Fargate. Where the cluster's default strategy decides, it may."""
+        if self.run_task.keys() & CAPACITY:
+            return not self.on_fargate
+        fits = self.definition.get("compatibilities") or self.definition.get("requiresCompatibilities") or ["FARGATE"]
+        return "FARGATE" not in fits
+
+    @property
+    def on_windows(self) -> bool:
+        """Whether the task's containers are Windows's."""
+        return for_windows(self.definition)
 
     def origin(self, variable: str) -> str:
         """Where the job variable came from, as a bracket for messages."""

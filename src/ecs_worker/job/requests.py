@@ -12,6 +12,7 @@ import json
 import re
 import shlex
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from ecs_worker.errors import JobInvalid
@@ -52,6 +53,7 @@ CLAIM_TAG = "ecs-worker/claim-id"
 
 CAPACITY = {"launchType", "capacityProviderStrategy"}  # which exclude each other
 FARGATE_PROVIDERS = {"FARGATE", "FARGATE_SPOT"}
+MANAGED_INSTANCES = "MANAGED_INSTANCES"  # reached by a capacity provider only; as a launch type, what a definition fits
 _SECRETS = {
     "PREFECT_API_KEY": "prefect_api_key_secret_arn",
     "PREFECT_API_AUTH_STRING": "prefect_api_auth_string_secret_arn",
@@ -140,7 +142,7 @@ def _definition(configuration: JobConfiguration, context: FlowRunContext, prepar
     definition["containerDefinitions"] = [_settled(item, item) for item in definition["containerDefinitions"]]
     container = _flow_container(definition["containerDefinitions"], container_name)
     definition["family"] = _family(definition, context)
-    _size(definition, container, configuration, fargate=_fits_fargate(configuration, context, definition))
+    _size(definition, container, configuration, _fit(configuration, context, definition))
     request: dict[str, Any] = cleaned(definition)
     return request
 
@@ -195,22 +197,21 @@ def _configure_logs(container: dict[str, Any], configuration: JobConfiguration, 
     }
 
 
-def _size(
-    definition: dict[str, Any], container: dict[str, Any], configuration: JobConfiguration, *, fargate: bool
-) -> None:
-    """Fargate wants CPU and memory of the task, other launch types of the container."""
+def _size(definition: dict[str, Any], container: dict[str, Any], configuration: JobConfiguration, fit: _Fit) -> None:
+    """Fargate wants CPU and memory of the task, and awsvpc, which all others but EXTERNAL take, too."""
     cpu = cpu_units(definition.get("cpu") or DEFAULT_CPU)
     memory = memory_mib(definition.get("memory") or DEFAULT_MEMORY)
-    if fargate:
-        if configuration.round_up_resources:
-            cpu, memory = next_fargate_pair(cpu, memory) or (cpu, memory)
-        definition |= {"cpu": cpu, "memory": memory}
-        compatibilities = list(definition.get("requiresCompatibilities") or [])
-        definition["requiresCompatibilities"] = [*compatibilities, *({"FARGATE"} - set(compatibilities))]
-        definition["networkMode"] = definition.get("networkMode") or "awsvpc"
-    else:
+    if fit is _Fit.CONTAINER:
         container["cpu"] = container.get("cpu") or cpu
         container["memory"] = container.get("memory") or memory
+    else:
+        if configuration.round_up_resources and fit in _MAYBE_FARGATE:
+            cpu, memory = next_fargate_pair(cpu, memory, windows=for_windows(definition)) or (cpu, memory)
+        definition |= {"cpu": cpu, "memory": memory}
+        definition["networkMode"] = definition.get("networkMode") or "awsvpc"
+    if fit is _Fit.FARGATE:
+        compatibilities = list(definition.get("requiresCompatibilities") or [])
+        definition["requiresCompatibilities"] = [*compatibilities, *({"FARGATE"} - set(compatibilities))]
     _plain_sizes(definition, definition["containerDefinitions"])
 
 
@@ -278,20 +279,33 @@ def launch_type_of(
 ) -> str | None:
     """The launch type to ask for; FARGATE unless the job or the definition says something else.
 
-    None: the cluster's default capacity providers, for a definition that Fargate can't run.
+    None: the cluster's default capacity providers, if the job says null, and for a definition that Fargate can't run.
     """
-    configured = _where_said(configuration).get("launchType") or context.defaults.launch_type
-    if configured:
-        return str(configured)
+    if configured := _launch_type_said(configuration, context):
+        return configured
+    if leaves_to_cluster(_where_said(configuration)):
+        return None
     required = set(definition.get("requiresCompatibilities") or ["FARGATE"])
     possible = set(definition.get("compatibilities") or ["FARGATE"])  # only a described definition has it
     return "FARGATE" if required == {"FARGATE"} and "FARGATE" in possible else None
 
 
+def _launch_type_said(configuration: JobConfiguration, context: FlowRunContext) -> str | None:
+    """The job's or the worker's, even beside a strategy."""
+    said = _where_said(configuration).get("launchType") or context.defaults.launch_type
+    return str(said) if said else None
+
+
+def leaves_to_cluster(request: Mapping[str, Any]) -> bool:
+    """Whether a RunTask request, or a part of it, says `launchType: null`, which is not the same as saying nothing."""
+    return request.get("launchType", "") is None
+
+
 def _where_said(configuration: JobConfiguration) -> Mapping[str, Any]:
-    """The request that says where the task runs: the patch, if it does."""
-    patched = any(configuration.run_task_patch.get(key) for key in CAPACITY)
-    return configuration.run_task_patch if patched else configuration.task_run_request
+    """What says where the task runs: the patch alone, if it names a place; else the request with the patch's nulls."""
+    patched = {key: value for key, value in configuration.run_task_patch.items() if key in CAPACITY}
+    below = {key: value for key, value in configuration.task_run_request.items() if key in CAPACITY}
+    return patched if any(patched.values()) else {**below, **patched}
 
 
 def capacity(configuration: JobConfiguration, context: FlowRunContext, definition: Mapping[str, Any]) -> dict[str, Any]:
@@ -311,13 +325,39 @@ def runs_on_fargate(request: Mapping[str, Any]) -> bool:
     return request.get("launchType") == "FARGATE"
 
 
-def _fits_fargate(configuration: JobConfiguration, context: FlowRunContext, definition: Mapping[str, Any]) -> bool:
-    """Whether our definition is made for Fargate; so, as in prefect-aws, if only the launch type beside a strategy is.
+class _Fit(Enum):
+    """What our definition is made for."""
 
-    EC2 runs such a definition, too.
+    FARGATE = "Fargate"
+    ANY = "whatever the cluster's default strategy chooses"
+    INSTANCES = "a capacity provider's instances: the size is the task's, and the task has a network of its own"
+    CONTAINER = "instances: the size is the container's, and the network mode is left open"
+
+
+_MAYBE_FARGATE = {_Fit.FARGATE, _Fit.ANY}
+
+
+def _fit(configuration: JobConfiguration, context: FlowRunContext, definition: Mapping[str, Any]) -> _Fit:
+    """As prefect-aws: instances get one or the other, as the launch type beside a strategy says (by default FARGATE).
+
+    But of what the definition requires, none is added that the task doesn't run on; Managed Instances have no bridge.
     """
-    configured = _where_said(configuration).get("launchType") or context.defaults.launch_type
-    return str(configured) in FARGATE_PROVIDERS or runs_on_fargate(capacity(configuration, context, definition))
+    asked = capacity(configuration, context, definition)
+    required = set(definition.get("requiresCompatibilities") or [])
+    if runs_on_fargate(asked):
+        return _Fit.FARGATE
+    if not asked:
+        return _Fit.ANY if not required or required & {"FARGATE", MANAGED_INSTANCES} else _Fit.CONTAINER
+    if "capacityProviderStrategy" not in asked:
+        return _Fit.CONTAINER
+    with_network = _launch_type_said(configuration, context) in {*FARGATE_PROVIDERS, MANAGED_INSTANCES}
+    return _Fit.INSTANCES if with_network or MANAGED_INSTANCES in required else _Fit.CONTAINER
+
+
+def for_windows(definition: Mapping[str, Any]) -> bool:
+    """Whether the definition's containers are Windows's."""
+    family = (definition.get("runtimePlatform") or {}).get("operatingSystemFamily")
+    return str(family).startswith("WINDOWS")
 
 
 # Network ------------------------------------------------------------------------------------------------------
@@ -461,7 +501,7 @@ def _overrides(
     overrides = {**given, "containerOverrides": containers}
     add_to_overrides(configuration, overrides, flow)
     _plain_sizes(overrides, containers)
-    if configuration.round_up_resources and _fits_fargate(configuration, context, definition):
+    if configuration.round_up_resources and _fit(configuration, context, definition) in _MAYBE_FARGATE:
         _round_up(overrides, definition)
     if not overrides.get("taskRoleArn") and not definition.get("taskRoleArn"):
         overrides["taskRoleArn"] = context.defaults.task_role_arn
@@ -471,7 +511,9 @@ def _overrides(
 def _round_up(overrides: dict[str, Any], definition: Mapping[str, Any]) -> None:
     """What the task gets in the end is the next pair that Fargate runs."""
     cpu, memory = overrides.get("cpu") or definition.get("cpu"), overrides.get("memory") or definition.get("memory")
-    pair = next_fargate_pair(cpu_units(cpu), memory_mib(memory)) if cpu and memory else None
+    if not (cpu and memory):
+        return
+    pair = next_fargate_pair(cpu_units(cpu), memory_mib(memory), windows=for_windows(definition))
     for key, value in zip(("cpu", "memory"), pair or (), strict=False):
         if str(value) != (overrides.get(key) or str(definition.get(key))):
             overrides[key] = str(value)

@@ -22,6 +22,8 @@ FARGATE: dict[int, tuple[int, ...]] = {
     32768: (60 * _GIB, 120 * _GIB, 244 * _GIB),
 }
 
+WINDOWS_CPU = (1024, 4096)  # CPU units, the least and the most of Windows tasks on Fargate
+
 EPHEMERAL_STORAGE = (21, 200)  # GiB; EphemeralStorage of the ECS API reference
 
 _AMOUNT = re.compile(r"\s*(\d{1,9}(?:\.\d+)?|\.\d+)\s*([a-z]*)\s*", re.IGNORECASE)
@@ -48,10 +50,16 @@ def _amount(name: str, value: object, origin: str, units: dict[str, int], remedy
     return int(amount)
 
 
-def next_fargate_pair(cpu: int, memory: int) -> tuple[int, int] | None:
+def fargate_runs(cpu: int, memory: int, *, windows: bool = False) -> bool:
+    """Whether Fargate runs tasks of so many CPU units and MiB."""
+    least, most = WINDOWS_CPU
+    return memory in FARGATE.get(cpu, ()) and (not windows or least <= cpu <= most)
+
+
+def next_fargate_pair(cpu: int, memory: int, *, windows: bool = False) -> tuple[int, int] | None:
     """The least pair that Fargate runs with at least `cpu` units and `memory` MiB; None: there is none so large."""
     for units, memories in FARGATE.items():
-        for mib in memories:
+        for mib in memories if fargate_runs(units, memories[0], windows=windows) else ():
             if units >= cpu and mib >= memory:
                 return units, mib
     return None

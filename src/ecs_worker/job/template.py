@@ -73,18 +73,39 @@ def variable_in(name: str) -> str:
     return name.partition(".")[0].partition("[")[0]
 
 
-def apply_values(template: Any, values: Mapping[str, Any], environ: Mapping[str, str]) -> Any:
-    """First pass: put `values` in, and the worker's own environment for `{{ $NAME }}`.
+def apply_values(template: Any, values: Mapping[str, Any], environ: Mapping[str, str] | None) -> Any:
+    """First pass: put `values` in, and the worker's own environment for `{{ $NAME }}` (None: that stays).
 
     A string that is one placeholder becomes the value, its type kept; without a value its key or list item goes
     away (at top level: UNSET). Elsewhere values are put into the text, missing ones as "". Block and variable
     placeholders stay for the later passes.
     """
 
-    def whole(name: str) -> Any:
-        if name.startswith((_BLOCKS, _VARIABLES)):
-            return None
-        return (environ.get(name.lstrip("$"), "") if name.startswith("$") else lookup(values, name),)
+    def whole(name: str) -> tuple[Any] | None:
+        if name.startswith("$"):
+            return None if environ is None else (environ.get(name.lstrip("$"), ""),)
+        return None if name.startswith((_BLOCKS, _VARIABLES)) else (lookup(values, name),)
+
+    return _put_in(template, whole)
+
+
+def apply_environment(template: Any, environ: Mapping[str, str], may_read: Callable[[str], bool]) -> Any:
+    """Put the worker's own environment in for `{{ $NAME }}`, where that name may be read; all else stays."""
+
+    def whole(name: str) -> tuple[Any] | None:
+        variable = name.lstrip("$")
+        return (environ.get(variable, ""),) if variable != name and may_read(variable) else None
+
+    return _put_in(template, whole)
+
+
+def environment_names(template: Any) -> list[str]:
+    """The names that `{{ $NAME }}` stand for anywhere in `template`."""
+    return sorted({name.lstrip("$") for name in placeholders(template) if name.startswith("$")})
+
+
+def _put_in(template: Any, whole: Callable[[str], tuple[Any] | None]) -> Any:
+    """`template` with each placeholder's value by its name; None: the placeholder stays."""
 
     def embedded(match: re.Match[str]) -> str:
         found = whole(match[1])

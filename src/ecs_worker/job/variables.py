@@ -32,8 +32,6 @@ from ecs_worker.job.template import placeholders
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LONGEST_STOP_TIMEOUT = 120  # seconds; ContainerDefinition of the ECS API reference
-
 T = TypeVar("T")
 
 _CHANGES_DEFINITION, _IN_REQUESTS = "changes the definition", "in the requests"
@@ -96,12 +94,14 @@ class JobVariables(BaseModel):
     launch_type: InRequests[Literal["FARGATE", "EC2", "EXTERNAL", "FARGATE_SPOT"] | None] = Field(
         default="FARGATE",
         title="Launch Type",
-        description="Where tasks run. FARGATE_SPOT is cheaper, and AWS may interrupt it at any time.",
+        description="Where tasks run. FARGATE_SPOT is cheaper, and AWS may interrupt it at any time. null: where the "
+        "worker's --launch-type says, else where the cluster's default strategy does.",
     )
     capacity_provider_strategy: InRequests[list[CapacityProvider]] = Field(
         default_factory=list,
         title="Capacity Provider Strategy",
-        description="Capacity providers to use; the launch type then only decides what the task definition must fit.",
+        description="Capacity providers to use, in place of a launch type. On other instances than Fargate's, launch "
+        "type FARGATE beside it still means: a network (awsvpc) and a size of the task's own.",
     )
     image: ChangesDefinition[InRequests[str | None]] = Field(
         default=None,
@@ -217,7 +217,8 @@ class JobVariables(BaseModel):
     assign_public_ip: bool | None = Field(
         default=None,
         title="Assign Public IP",
-        description="Give the task a public IP address. Default: yes in subnets that the worker looks up.",
+        description="Give the task a public IP address. Default: yes for Fargate's tasks in subnets that the worker "
+        "looks up; not where the cluster's default strategy decides.",
     )
     inherit_network: bool | None = Field(
         default=None,
@@ -274,9 +275,8 @@ class JobVariables(BaseModel):
     stop_timeout_seconds: ChangesDefinition[int | None] = Field(
         default=None,
         ge=0,
-        le=LONGEST_STOP_TIMEOUT,
         title="Stop Timeout Seconds",
-        description="Seconds between SIGTERM and SIGKILL when the task is stopped. Default: 30.",
+        description="Seconds between SIGTERM and SIGKILL when the task is stopped; on Fargate 2 to 120. Default: 30.",
     )
     linux_init: ChangesDefinition[bool | None] = Field(
         default=None,
@@ -344,7 +344,7 @@ class JobVariables(BaseModel):
     task_definition_path: ChangesDefinition[Text] = Field(
         default=None,
         title="Task Definition Path",
-        description="The same, from a YAML or JSON file that the worker reads: a local path or s3://bucket/key.",
+        description="The same, from a YAML or JSON file: s3://bucket/key, or one under the worker's --documents-dir.",
     )
     run_task_kwargs: Annotated[RunTask, shown_as(dict[str, Any])] = Field(
         default_factory=dict,
@@ -355,7 +355,7 @@ class JobVariables(BaseModel):
     run_task_kwargs_path: Text = Field(
         default=None,
         title="Run Task Kwargs Path",
-        description="The same, from a YAML or JSON file that the worker reads: a local path or s3://bucket/key.",
+        description="The same, from a YAML or JSON file: s3://bucket/key, or one under the worker's --documents-dir.",
     )
     task_definition_patch: ChangesDefinition[Annotated[DefinitionPatch, shown_as(dict[str, Any])]] = Field(
         default_factory=dict,

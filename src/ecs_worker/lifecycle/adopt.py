@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from ecs_worker.errors import AwsError, JobInvalid, PrefectError, PrefectNotFound, UserError
+from ecs_worker.errors import AwsError, DocumentUnread, JobInvalid, PrefectError, PrefectNotFound, UserError
 from ecs_worker.lifecycle.claim import undo_if_ended
 from ecs_worker.lifecycle.lanes import Lanes
 from ecs_worker.lifecycle.loops import every, guarded
@@ -216,7 +216,7 @@ class Adopt:
         with guarded(orphan.name):
             try:
                 outcome = await self._take_up(orphan)
-            except (PrefectError, AwsError) as error:
+            except (PrefectError, AwsError, DocumentUnread) as error:
                 self._say_once(orphan, f"can't be adopted yet: {error}")
             except UserError as error:
                 self._say_once(orphan, f"can't be watched from here: {error}")

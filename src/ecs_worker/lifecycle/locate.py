@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from ecs_worker.errors import AwsError, JobInvalid, PrefectNotFound, UserError
+from ecs_worker.errors import AwsError, DocumentUnread, JobInvalid, PrefectNotFound, UserError
 from ecs_worker.model import DEFAULT_CLUSTER, AwsTarget, Place, Placement
 from ecs_worker.verdicts.classify import Kind, classify, turned_over
 
@@ -64,7 +64,7 @@ class Locate:
         """
         try:
             placement = (await self._render.render(claim)).placement
-        except (JobInvalid, PrefectNotFound, UserError):
+        except (DocumentUnread, JobInvalid, PrefectNotFound, UserError):
             placement = Placement(AwsTarget(), name.cluster, container="")
         except AwsError as error:
             if classify(error).kind is not Kind.PERMANENT:

@@ -80,27 +80,45 @@ class EcsBackend(EC2ContainerServiceBackend):  # type: ignore[misc]  # moto has 
             cluster.pending_tasks_count = sum(status in _PENDING for status in statuses)
         return clusters, failures
 
+    def create_capacity_provider(
+        self, name: str, asg_details: dict[str, Any] | None, tags: list[dict[str, str]] | None
+    ) -> Any:
+        """moto's, with its type."""
+        made = super().create_capacity_provider(name, asg_details or {}, tags)
+        made.type = "EC2_AUTOSCALING"
+        return made
+
+    def open_managed_instances(self, request: Mapping[str, Any]) -> Any:
+        """CreateCapacityProvider for Managed Instances: it is its cluster's alone, and needs no instances here."""
+        cluster = self._active_cluster(request)
+        made = self.create_capacity_provider(request["name"], None, request.get("tags"))
+        made.type = rules.MANAGED_INSTANCES
+        made.auto_scaling_group_provider = None
+        made.managed_instances_provider = request["managedInstancesProvider"]
+        made.cluster = cluster.name
+        cluster.capacity_providers = [*(cluster.capacity_providers or ()), made.name]
+        return made
+
     # Task definitions
 
     def register_task_definition(self, family: str, container_definitions: Any, **given: Any) -> Any:
         """Register, unless AWS would refuse; with the compatibilities and the network mode that AWS answers."""
-        rules.check_register(
-            {
-                "family": family,
-                "containerDefinitions": container_definitions,
-                "networkMode": given.get("network_mode") or "awsvpc",
-                "requiresCompatibilities": given.get("requires_compatibilities"),
-                "executionRoleArn": given.get("execution_role_arn"),
-                **{name: given.get(name) for name in ("cpu", "memory", "tags")},
-            }
-        )
+        needs = given.get("requires_compatibilities") or ()
+        network_mode = given.get("network_mode") or ("awsvpc" if "FARGATE" in needs else "bridge")
+        request = {
+            "family": family,
+            "containerDefinitions": container_definitions,
+            "networkMode": network_mode,
+            "requiresCompatibilities": needs,
+            "executionRoleArn": given.get("execution_role_arn"),
+            "runtimePlatform": given.get("runtime_platform"),
+            **{name: given.get(name) for name in ("cpu", "memory", "tags", "volumes")},
+        }
+        rules.check_register(request)
         with STATE_LOCK:
             made = super().register_task_definition(family, container_definitions, **given)
-            needs = given.get("requires_compatibilities") or ()
-            made.network_mode = given.get("network_mode") or ("awsvpc" if "FARGATE" in needs else "bridge")
-            made.compatibilities = ["EC2"] + ["FARGATE"] * (
-                made.network_mode == "awsvpc" and rules.fargate_size_exists(made.cpu, made.memory)
-            )
+            made.network_mode = network_mode
+            made.compatibilities = rules.compatibilities(request)
             made.registered_at = utcnow()
             return made
 
@@ -156,21 +174,28 @@ class EcsBackend(EC2ContainerServiceBackend):  # type: ignore[misc]  # moto has 
 
     def _run_in(self, cluster: Any, request: Mapping[str, Any]) -> tuple[list[Task], list[dict[str, str]]]:
         definition = self._definition_to_run(request["taskDefinition"])
-        place = choose_place(request, cluster)
-        rules.check_fit(request, described(definition), fargate=place.on_fargate)
+        place = self._place(request, cluster, definition)
         if network := awsvpc(request):
             self.account.check_network(network)
-        if not place.on_fargate and not self.container_instances.get(cluster.name):
+        if place.on_own_instances and not self.container_instances.get(cluster.name):
             raise invalid("No Container Instances were found in your cluster.")
         tasks: list[Task] = []
         failures: list[dict[str, str]] = []
         for _ in range(request.get("count", 1)):
-            instance, failure = (None, {}) if place.on_fargate else self._take_room(cluster, definition)
+            instance, failure = self._take_room(cluster, definition) if place.on_own_instances else (None, {})
             if failure:
                 failures.append(failure)
             else:
                 tasks.append(self._begin(request, definition, replace(place, instance=instance)))
         return tasks, failures
+
+    def _place(self, request: Mapping[str, Any], cluster: Any, definition: Any) -> Place:
+        """Where the request's tasks run. Refused, if they or their definition don't fit there."""
+        known = described(definition)
+        managed = {name for name, each in self.capacity_providers.items() if each.type == rules.MANAGED_INSTANCES}
+        place = choose_place(request, cluster, known, managed)
+        rules.check_fit(request, known, launch_type=place.launch_type)
+        return place
 
     def _begin(self, request: Mapping[str, Any], definition: Any, place: Place) -> Task:
         task = new_task(request, definition, place, self.account)
@@ -214,7 +239,7 @@ class EcsBackend(EC2ContainerServiceBackend):  # type: ignore[misc]  # moto has 
 
     def find(self, request: Mapping[str, Any], task_ids: Sequence[str]) -> tuple[list[Task], list[dict[str, str]]]:
         """DescribeTasks: the tasks in the order asked, and MISSING for those this cluster doesn't know."""
-        cluster = self._get_cluster(request.get("cluster") or "default")
+        cluster = self._get_cluster(rules.cluster_named(request))
         rules.check_describe(task_ids)
         found: dict[str, Task] = {}
         missing: dict[str, dict[str, str]] = {}
@@ -242,7 +267,7 @@ class EcsBackend(EC2ContainerServiceBackend):  # type: ignore[misc]  # moto has 
 
     def matching(self, request: Mapping[str, Any]) -> list[Task]:
         """ListTasks: every task that matches the filters, oldest first."""
-        cluster = self._get_cluster(request.get("cluster") or "default")
+        cluster = self._get_cluster(rules.cluster_named(request))
         rules.check_list(request)
         wanted = {
             "cluster_name": cluster.name,
@@ -264,7 +289,7 @@ class EcsBackend(EC2ContainerServiceBackend):  # type: ignore[misc]  # moto has 
 
     def stop(self, request: Mapping[str, Any]) -> Task:
         """StopTask: the containers get SIGTERM a step later. Harmless when repeated."""
-        cluster = self._get_cluster(request.get("cluster") or "default")
+        cluster = self._get_cluster(rules.cluster_named(request))
         rules.check_task_id(request["task"])
         task = self._known(self._task_arn(cluster, request["task"]))
         if task is None:
@@ -289,8 +314,7 @@ class EcsBackend(EC2ContainerServiceBackend):  # type: ignore[misc]  # moto has 
         if existing and existing.status == "ACTIVE":
             raise invalid("Creation of service was not idempotent.")
         definition = self._definition_to_run(request["taskDefinition"])
-        place = choose_place(request, cluster)
-        rules.check_fit(request, described(definition), fargate=place.on_fargate)
+        place = self._place(request, cluster, definition)
         network = awsvpc(request)
         service = self.create_service(
             cluster.name,
@@ -310,7 +334,7 @@ class EcsBackend(EC2ContainerServiceBackend):  # type: ignore[misc]  # moto has 
 
     def change_service(self, request: Mapping[str, Any]) -> Any:
         """UpdateService: what the request names changes, and tasks that were made for the old values are replaced."""
-        service = self._get_service(request.get("cluster") or "default", request["service"])
+        service = self._get_service(rules.cluster_named(request), request["service"])
         if request.get("taskDefinition"):
             service.task_definition = self._definition_to_run(request["taskDefinition"]).arn
         if request.get("desiredCount") is not None:
@@ -345,7 +369,7 @@ class EcsBackend(EC2ContainerServiceBackend):  # type: ignore[misc]  # moto has 
         return service
 
     def _active_cluster(self, request: Mapping[str, Any]) -> Any:
-        cluster = self._get_cluster(request.get("cluster") or "default")
+        cluster = self._get_cluster(rules.cluster_named(request))
         if cluster.status != "ACTIVE":
             raise Refused(NO_CLUSTER, "Cluster not found.")
         return cluster

@@ -11,7 +11,7 @@ from ecs_worker.local.containers import Container, plan
 from ecs_worker.local.tasks import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from ecs_worker.local.account import Account
 
@@ -26,22 +26,28 @@ class Place:
     instance: Any = None
 
     @property
-    def on_fargate(self) -> bool:
-        """Whether the task needs no container instance."""
-        return self.launch_type == "FARGATE"
+    def on_own_instances(self) -> bool:
+        """Whether the task runs on a container instance of the account; of AWS's none is simulated."""
+        return self.launch_type in {"EC2", "EXTERNAL"}
 
 
-def choose_place(request: Mapping[str, Any], cluster: Any) -> Place:
-    """The place that a RunTask or CreateService request asks for, without its instance. EC2 if nothing is asked for."""
+def choose_place(
+    request: Mapping[str, Any], cluster: Any, definition: Mapping[str, Any], managed: Collection[str]
+) -> Place:
+    """The place that a RunTask or CreateService request asks for, without its instance. EC2 if nothing is asked for.
+
+    `definition`: as `described`. `managed`: the capacity providers of Managed Instances.
+    """
     if request.get("launchType"):
         return Place(cluster, request["launchType"])
     strategy = request.get("capacityProviderStrategy") or cluster.default_capacity_provider_strategy
     if not strategy:
         return Place(cluster, "EC2")
-    rules.check_strategy(strategy, cluster.capacity_providers or ())
+    rules.check_strategy(strategy, cluster.capacity_providers or (), definition)
     # AWS spreads tasks by base and weight. One task goes to the provider with a base, else to the heaviest.
     chosen = max(strategy, key=lambda item: (item.get("base", 0), item.get("weight", 0)))["capacityProvider"]
-    return Place(cluster, "FARGATE" if chosen in rules.FARGATE_PROVIDERS else "EC2", chosen)
+    own = rules.MANAGED_INSTANCES if chosen in managed else "EC2"
+    return Place(cluster, "FARGATE" if chosen in rules.FARGATE_PROVIDERS else own, chosen)
 
 
 def described(definition: Any) -> dict[str, Any]:
@@ -53,6 +59,7 @@ def described(definition: Any) -> dict[str, Any]:
         "cpu": definition.cpu,
         "memory": definition.memory,
         "taskRoleArn": getattr(definition, "task_role_arn", None),
+        "runtimePlatform": definition.runtime_platform,
     }
 
 
@@ -111,7 +118,7 @@ def new_task(request: Mapping[str, Any], definition: Any, place: Place, account:
         started_by=request.get("startedBy") or "",
         launch_type=place.launch_type,
         account=account,
-        facts=facts | (_fargate_facts(request, definition) if place.on_fargate else {}),
+        facts=facts | (_fargate_facts(request, definition) if place.launch_type == "FARGATE" else {}),
         containers=tuple(
             Container(
                 plan(container, by_name.get(container["name"], {})),

@@ -52,6 +52,12 @@ class EcsResponse(EC2ContainerServiceResponse):  # type: ignore[misc]  # moto ha
         """StartTask places tasks by hand, which this package never does."""
         raise Refused(UNSUPPORTED, "The embedded AWS has no StartTask: use RunTask.")
 
+    def create_capacity_provider(self) -> ActionResult:
+        """CreateCapacityProvider; moto knows Auto Scaling groups only."""
+        if "managedInstancesProvider" not in self.params:
+            return super().create_capacity_provider()
+        return ActionResult({"capacityProvider": self.ecs_backend.open_managed_instances(self.params)})
+
     def create_service(self) -> ActionResult:
         """CreateService."""
         return ActionResult({"service": self.ecs_backend.open_service(self.params)})

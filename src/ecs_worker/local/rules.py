@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from moto.core.exceptions import ServiceException
 
 from ecs_worker.job.names import LONGEST_NAME, LONGEST_TAG_KEY, LONGEST_TAG_VALUE
-from ecs_worker.job.sizes import FARGATE
+from ecs_worker.job.sizes import fargate_runs
 from ecs_worker.verdicts.codes import CLIENT_ERROR, INVALID_PARAMETER
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ MAX_TAGS = 50
 MAX_CONTAINERS = 10
 MAX_STOP_TIMEOUT = 120  # seconds, on Fargate
 FARGATE_PROVIDERS = frozenset({"FARGATE", "FARGATE_SPOT"})
+FARGATE_DRIVERS = frozenset({"awslogs", "splunk", "awsfirelens"})
+MANAGED_INSTANCES = "MANAGED_INSTANCES"
 
 _NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{LONGEST_NAME}}}")
 _STARTED_BY = re.compile(r"[A-Za-z0-9_/-]{1,128}")
@@ -76,9 +79,8 @@ def memory_mib(value: object) -> int | None:
     return number(value, {"gb": 1024, "mb": 1})
 
 
-def fargate_size_exists(cpu: object, memory: object) -> bool:
-    """Whether Fargate has tasks of that size."""
-    return memory_mib(memory) in FARGATE.get(cpu_units(cpu) or 0, ())
+def _on_windows(definition: Mapping[str, Any]) -> bool:
+    return str((definition.get("runtimePlatform") or {}).get("operatingSystemFamily")).startswith("WINDOWS")
 
 
 def check_register(request: Mapping[str, Any]) -> None:
@@ -97,12 +99,25 @@ def check_register(request: Mapping[str, Any]) -> None:
         raise client_error(f"Containers list cannot have more than {MAX_CONTAINERS} elements.")
     _check_containers(containers, task_memory=request.get("memory"))
     _check_tags(request.get("tags") or ())
+    if _on_windows(request) and any(container.get("linuxParameters") for container in containers):
+        raise client_error("linuxParameters is not supported for Windows containers.")
     if any(container.get("secrets") for container in containers) and not request.get("executionRoleArn"):
         raise client_error(
             "When you are specifying container secrets, you must also specify a value for 'executionRoleArn'."
         )
-    if "FARGATE" in (request.get("requiresCompatibilities") or ()):
-        _check_fargate(request, containers)
+    for kind in request.get("requiresCompatibilities") or ():
+        if kind in _CHECKS:
+            _CHECKS[kind](request, containers)
+
+
+def compatibilities(request: Mapping[str, Any]) -> list[str]:
+    """The launch types that a RegisterTaskDefinition request fits, as AWS answers them."""
+    found = ["EC2"]
+    for kind, check in _CHECKS.items():
+        with suppress(Refused):
+            check(request, request["containerDefinitions"])
+            found.append(kind)
+    return found
 
 
 def _check_containers(containers: Sequence[Mapping[str, Any]], *, task_memory: object) -> None:
@@ -151,26 +166,46 @@ def _check_fargate(request: Mapping[str, Any], containers: Sequence[Mapping[str,
     for size in ("cpu", "memory"):
         if not request.get(size):
             raise client_error(f"Fargate requires that '{size}' be defined at the task level.")
-    check_fargate_size(request["cpu"], request["memory"])
+    _check_fargate_size(request["cpu"], request["memory"], windows=_on_windows(request))
+    _check_no_host_paths("Fargate", request)
     for container in containers:
-        driver = (container.get("logConfiguration") or {}).get("logDriver")
-        if driver == "awslogs" and not request.get("executionRoleArn"):
-            raise client_error(
-                "Fargate requires task definition to have execution role ARN to support log driver awslogs."
-            )
-        if _ECR_IMAGE.match(container["image"]) and not request.get("executionRoleArn"):
-            raise client_error("Fargate requires task definition to have execution role ARN to support ECR images.")
-        if driver == "awslogs" and not container["logConfiguration"].get("options", {}).get("awslogs-stream-prefix"):
-            raise client_error(
-                "Log driver awslogs requires options: awslogs-group, awslogs-region, awslogs-stream-prefix on Fargate."
-            )
-        if int(container.get("stopTimeout") or 0) > MAX_STOP_TIMEOUT:
-            raise client_error(f"Fargate supports stopTimeout of at most {MAX_STOP_TIMEOUT} seconds.")
+        _check_on_fargate(container, execution_role=request.get("executionRoleArn"))
 
 
-def check_fargate_size(cpu: object, memory: object) -> None:
-    """Refuse a cpu/memory pair that Fargate doesn't offer."""
-    if not fargate_size_exists(cpu, memory):
+def _check_on_fargate(container: Mapping[str, Any], *, execution_role: object) -> None:
+    driver = (container.get("logConfiguration") or {}).get("logDriver")
+    if driver and driver not in FARGATE_DRIVERS:
+        raise client_error(f"Fargate does not support log driver {driver}.")
+    if container.get("privileged"):
+        raise client_error("Fargate does not support privileged containers.")
+    if driver == "awslogs" and not execution_role:
+        raise client_error("Fargate requires task definition to have execution role ARN to support log driver awslogs.")
+    if _ECR_IMAGE.match(container["image"]) and not execution_role:
+        raise client_error("Fargate requires task definition to have execution role ARN to support ECR images.")
+    if driver == "awslogs" and not container["logConfiguration"].get("options", {}).get("awslogs-stream-prefix"):
+        raise client_error(
+            "Log driver awslogs requires options: awslogs-group, awslogs-region, awslogs-stream-prefix on Fargate."
+        )
+    if int(container.get("stopTimeout") or 0) > MAX_STOP_TIMEOUT:
+        raise client_error(f"Fargate supports stopTimeout of at most {MAX_STOP_TIMEOUT} seconds.")
+
+
+def _check_managed_instances(request: Mapping[str, Any], _: Sequence[Mapping[str, Any]]) -> None:
+    if request.get("networkMode") not in {"awsvpc", "host"}:
+        raise client_error("Managed Instances only support network modes awsvpc and host.")
+    _check_no_host_paths("Managed Instances", request)
+
+
+def _check_no_host_paths(where: str, request: Mapping[str, Any]) -> None:
+    if any((volume.get("host") or {}).get("sourcePath") for volume in request.get("volumes") or ()):
+        raise client_error(f"host.sourcePath is not supported for volumes of tasks on {where}.")
+
+
+_CHECKS = {"FARGATE": _check_fargate, MANAGED_INSTANCES: _check_managed_instances}
+
+
+def _check_fargate_size(cpu: object, memory: object, *, windows: bool) -> None:
+    if not fargate_runs(cpu_units(cpu) or 0, memory_mib(memory) or 0, windows=windows):
         raise client_error(
             f"No Fargate configuration exists for given values: {cpu} CPU, {memory} memory."
             " See the Amazon ECS documentation for the valid values."
@@ -216,8 +251,11 @@ def _check_tags(tags: Sequence[Mapping[str, str]]) -> None:
             raise invalid("Tag keys with prefix 'aws:' are reserved for AWS use.")
 
 
-def check_fit(request: Mapping[str, Any], definition: Mapping[str, Any], *, fargate: bool) -> None:
-    """Refuse a RunTask request that doesn't fit its task definition (as DescribeTaskDefinition gives it)."""
+def check_fit(request: Mapping[str, Any], definition: Mapping[str, Any], *, launch_type: str) -> None:
+    """Refuse a RunTask request that doesn't fit its task definition (as DescribeTaskDefinition gives it).
+
+    `launch_type`: what it comes to, by whatever way.
+    """
     overrides = request.get("overrides") or {}
     names = {container["name"] for container in definition["containerDefinitions"]}
     for override in overrides.get("containerOverrides") or ():
@@ -232,12 +270,11 @@ def check_fit(request: Mapping[str, Any], definition: Mapping[str, Any], *, farg
         _check_network(network)
     elif network:
         raise invalid("Network Configuration is not valid for the given networkMode of this task definition.")
-    if fargate:
-        if "FARGATE" not in definition["compatibilities"]:
-            raise invalid("Task definition does not support launch_type FARGATE.")
-        check_fargate_size(
-            overrides.get("cpu") or definition.get("cpu"), overrides.get("memory") or definition.get("memory")
-        )
+    if launch_type in _CHECKS and launch_type not in definition["compatibilities"]:
+        raise invalid(f"Task definition does not support launch_type {launch_type}.")
+    if launch_type == "FARGATE":
+        cpu, memory = (overrides.get(size) or definition.get(size) for size in ("cpu", "memory"))
+        _check_fargate_size(cpu, memory, windows=_on_windows(definition))
     if request.get("enableExecuteCommand") and not (overrides.get("taskRoleArn") or definition.get("taskRoleArn")):
         raise invalid(
             "The service couldn't be updated because a valid taskRoleArn is not being used. Specify a valid task role"
@@ -254,8 +291,11 @@ def _check_network(network: Mapping[str, Any]) -> None:
         raise invalid("securityGroups can have at most 5 items.")
 
 
-def check_strategy(strategy: Sequence[Mapping[str, Any]], offered: Collection[str]) -> None:
+def check_strategy(
+    strategy: Sequence[Mapping[str, Any]], offered: Collection[str], definition: Mapping[str, Any]
+) -> None:
     """Refuse a capacity provider strategy that the cluster, whose providers are `offered`, can't follow."""
+    on_windows = _on_windows(definition)
     names = [str(item.get("capacityProvider")) for item in strategy]
     if any(name not in offered for name in names):
         raise invalid(
@@ -266,8 +306,18 @@ def check_strategy(strategy: Sequence[Mapping[str, Any]], offered: Collection[st
         raise invalid("The capacity provider strategy cannot mix Fargate and Auto Scaling group capacity providers.")
     if all(not item.get("weight") and not item.get("base") for item in strategy) and len(strategy) > 1:
         raise invalid("The capacity provider strategy needs at least one capacity provider with a weight above 0.")
+    if on_windows and "FARGATE_SPOT" in names:
+        raise invalid("FARGATE_SPOT does not support Windows containers.")
     if sum(bool(item.get("base")) for item in strategy) > 1:
         raise invalid("Only one capacity provider in a strategy can have a base defined.")
+
+
+def cluster_named(request: Mapping[str, Any]) -> str:
+    """The cluster that a request names, or the default one. Refuse an empty name."""
+    name = request.get("cluster", "default")
+    if not name:
+        raise invalid("Cluster name can not be empty.")
+    return str(name)
 
 
 def check_describe(task_ids: Sequence[str]) -> None:

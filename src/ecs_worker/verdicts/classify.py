@@ -46,6 +46,8 @@ def is_throttle(code: str, message: str) -> bool:
 def _of_error(error: AwsError) -> Verdict:
     if is_throttle(error.code, error.message):
         return _THROTTLED
+    if error.code in _SIGNATURES and _CLOCK_TEXT.search(error.message):
+        return _CLOCK
     if error.code in _BY_CODE:
         return _BY_CODE[error.code]
     if error.status == _TOO_MANY_REQUESTS:
@@ -104,12 +106,17 @@ _THROTTLE_TEXT = re.compile(
     r"Rate exceeded|Request limit exceeded|RequestLimitExceeded|ThrottlingException", re.IGNORECASE
 )
 
+# A signature holds for some minutes around the time that AWS knows.
+_SIGNATURES = frozenset({"InvalidSignatureException", "SignatureDoesNotMatch", "AuthFailure"})
+_CLOCK_TEXT = re.compile(r"Signature expired|Signature not yet current", re.IGNORECASE)
+
 _THROTTLED = Verdict(Kind.THROTTLE, cause="AWS throttles requests.")
 _NO_ANSWER = Verdict(Kind.AMBIGUOUS, "Should this last, check the network between the worker and AWS.")
 _UNKNOWN_FAILURE = Verdict(Kind.TRANSIENT)
 
 _KEYS = Verdict(Kind.PERMANENT, "Correct the AWS credentials of the worker, or of the job's aws-credentials block.")
 _EXPIRED = Verdict(Kind.TRANSIENT, "Renew the AWS credentials: they have expired.")
+_CLOCK = Verdict(Kind.TRANSIENT, "Set the clock of the machine that the worker runs on.")
 _ALLOW = Verdict(Kind.PERMANENT, "Allow the action to the worker's role (iam/worker-policy.json has all it needs).")
 _CREDENTIALS_LATER = Verdict(Kind.TRANSIENT, "Check the role of the machine or task that the worker runs on.")
 _BROKEN_REQUEST = Verdict(Kind.PERMANENT, "Correct the job variable, or the pool's base job template.")
@@ -139,6 +146,7 @@ _BY_CODE = {
     "ExpiredTokenException": _EXPIRED,
     "ExpiredToken": _EXPIRED,
     "RequestExpired": _EXPIRED,
+    "RequestTimeTooSkewed": _CLOCK,
     NO_CLUSTER: Verdict(
         Kind.PERMANENT, "Create the cluster, or correct the job variable `cluster`; clusters belong to one Region."
     ),

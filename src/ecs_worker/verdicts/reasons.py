@@ -120,10 +120,10 @@ _REASONS = _table(
         "Correct the subnets and security groups of the job (`network_configuration`, `vpc_id`).",
     ),
     (
-        r"CPU configuration is above your limit",
+        r"(CPU|MEMORY) configuration is above your limit",
         Kind.PERMANENT,
         "",
-        "Ask for less `cpu`, or for more Fargate vCPUs in the Service Quotas console.",
+        "Ask for less `cpu` and `memory`, or for more Fargate vCPUs in the Service Quotas console.",
     ),
     # Pulling the image
     (

@@ -66,6 +66,24 @@ async def test_definitions(aws: Aws) -> None:
     assert classify(caught.value).kind is Kind.PERMANENT
 
 
+@pytest.mark.usefixtures("keys")
+async def test_a_cluster_that_nobody_named_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    arn = "arn:aws:ecs:eu-west-1:1:task/default/" + "0" * 32
+    answer = Answer(body={"tasks": [], "failures": [], "taskArns": [], "task": {"taskArn": arn}})
+    async with scripted(answer) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server.address}")
+        async with Aws() as aws:
+            ecs = await aws.ecs()
+            await ecs.describe_tasks("", [arn])
+            await ecs.look_up("", [arn])
+            await ecs.list_tasks("", started_by="me")
+            await ecs.stop_task("", arn, "why")
+            assert len(server.requests) == 4
+            assert not any(b'"cluster"' in request.body for request in server.requests)
+            await ecs.describe_tasks("mine", [arn])
+            assert json.loads(server.requests[-1].body)["cluster"] == "mine"
+
+
 async def test_tasks(aws: Aws) -> None:
     async with administrator("ecs") as admin:
         await admin.create_cluster(clusterName="flows")

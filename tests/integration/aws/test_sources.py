@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import aiobotocore.session
+import anyio
 import pytest
 
 from ecs_worker.aws.session import Aws
 from ecs_worker.errors import AwsError, JobInvalid, UserError
+from ecs_worker.job.attached import Document
 from ecs_worker.job.requests import NetworkNeed
 from ecs_worker.lifecycle.rendering.files import MOST_BYTES, Documents
 from ecs_worker.lifecycle.rendering.sources import WorkerSources
 from ecs_worker.model import AwsTarget
 from ecs_worker.prefect_api.client import PrefectClient
 from ecs_worker.settings import PrefectSettings
+from ecs_worker.verdicts.classify import Kind, classify
 from support.servers.scripted import Answer, scripted
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 
@@ -42,6 +45,10 @@ async def bucket(aws: Aws) -> str:  # noqa: ARG001 - for its environment
     async with administrator("s3") as s3:
         await s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
     return name
+
+
+def named(path: str) -> Document:
+    return Document(path, "task_definition_path")
 
 
 async def put(bucket: str, key: str, content: bytes) -> None:
@@ -70,19 +77,19 @@ async def test_documents_on_s3(aws: Aws, bucket: str) -> None:
     await put(bucket, "definition.yaml", b"family: a # a comment\ncontainerDefinitions: [{name: flow}]\n")
     reader = Documents(aws)
     expected = {"family": "a", "containerDefinitions": [{"name": "flow"}]}
-    assert await reader.read("task_definition_path", path) == expected
+    assert await reader.read(named(path)) == expected
     await put(bucket, "definition.yaml", b'{"family": "b"}')
-    assert await reader.read("task_definition_path", path) == expected, "fresh enough for a burst of runs"
-    assert await Documents(aws).read("task_definition_path", path) == {"family": "b"}
+    assert await reader.read(named(path)) == expected, "fresh enough for a burst of runs"
+    assert await Documents(aws).read(named(path)) == {"family": "b"}
 
 
 async def test_a_document_that_has_not_changed_is_kept(aws: Aws, bucket: str) -> None:
     await put(bucket, "k", b"a: 1")
     reader = Documents(aws, fresh=0)
-    first = await reader.read("x", f"s3://{bucket}/k")
-    assert await reader.read("x", f"s3://{bucket}/k") is first
+    first = await reader.read(named(f"s3://{bucket}/k"))
+    assert await reader.read(named(f"s3://{bucket}/k")) is first
     await put(bucket, "k", b"a: 2")
-    assert await reader.read("x", f"s3://{bucket}/k") == {"a": 2}
+    assert await reader.read(named(f"s3://{bucket}/k")) == {"a": 2}
 
 
 @pytest.mark.parametrize(
@@ -93,6 +100,7 @@ async def test_a_document_that_has_not_changed_is_kept(aws: Aws, bucket: str) ->
         ("s3://{bucket}", None, "names no object; write s3://bucket/key"),
         ("s3://{bucket}/k", b"a: [hunter2", "is neither YAML nor JSON (line 1, column 12)"),
         ("s3://{bucket}/k", b"\xff\xfe\x00", "is neither YAML nor JSON"),
+        ("s3://{bucket}/k", b"a: &a [1, 2]\nb: [" + b"*a, " * 4000 + b"]", "has more than 10000 values, counted with"),
         ("s3://{bucket}/k", b"a: &a [*a]", "says what JSON can't, like a list inside itself; correct it."),
         ("s3://{bucket}/k", b"a: .inf", "says what JSON can't"),
         ("/x\0y", None, r"task_definition_path: '/x\x00y' is no path; correct it."),
@@ -105,7 +113,7 @@ async def test_objects_that_can_t_be_used(
     if content is not None:
         await put(bucket, "k", content)
     with pytest.raises(JobInvalid) as caught:
-        await Documents(aws).read("task_definition_path", path.format(bucket=bucket))
+        await Documents(aws).read(named(path.format(bucket=bucket)))
     assert sentence.format(bucket=bucket) in str(caught.value)
     assert "hunter2" not in str(caught.value)
 
@@ -117,27 +125,22 @@ async def test_what_may_pass_is_not_the_user_s_fault(monkeypatch: pytest.MonkeyP
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server.address}")
         async with Aws() as aws:
             with pytest.raises(AwsError):
-                await Documents(aws).read("x", "s3://b/k")
+                await Documents(aws).read(named("s3://b/k"))
 
 
-async def test_documents_in_files(tmp_path: Path) -> None:
-    file = tmp_path / "definition.yaml"
-    file.write_text("cpu: 512")
-    reader = Documents(Aws(), fresh=0)
-    first = await reader.read("task_definition_path", str(file))
-    assert first == {"cpu": 512}
-    assert await reader.read("task_definition_path", str(file)) is first
-    file.write_text("cpu: 1024")
-    assert await reader.read("task_definition_path", str(file)) == {"cpu": 1024}
-    file.write_text("dockerLabels: {built: 2024-01-01, 1: x}")
-    assert await reader.read("task_definition_path", str(file)) == {"dockerLabels": {"built": "2024-01-01", "1": "x"}}
-    file.write_text("root: hunter2\n- x")
-    with pytest.raises(JobInvalid, match=r"definition\.yaml is neither YAML nor JSON \(line 2, column 1\)") as caught:
-        await reader.read("task_definition_path", str(file))
-    assert "hunter2" not in str(caught.value)
-    file.unlink()
-    with pytest.raises(JobInvalid, match=r"task_definition_path: the worker can't read .*: No such file"):
-        await reader.read("task_definition_path", str(file))
+@pytest.mark.usefixtures("keys")
+async def test_an_object_that_trickles_in_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\ncpu: ")
+        await reader.read()  # nothing more comes until the other side has gone
+        writer.close()
+
+    server = await asyncio.start_server(trickle, "127.0.0.1", 0)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.sockets[0].getsockname()[:2]))
+    async with server, Aws() as aws:
+        with anyio.fail_after(15), pytest.raises(AwsError) as caught:  # botocore's own bound is 20 s
+            await Documents(aws, timeout=0.2).read(named("s3://b/k"))
+        assert classify(caught.value).kind is Kind.AMBIGUOUS
 
 
 # The worker's own network -------------------------------------------------------------------------------------

@@ -126,8 +126,8 @@ async def test_paths_on_s3_are_checked_without_reading_them() -> None:
 async def test_a_document_explains_only_what_it_says(by_path: bool, tmp_path: Path) -> None:
     document = {"containerDefinitions": [{"name": "flow", "image": "i", "user": "me"}]}
     (tmp_path / "definition.json").write_text(json.dumps(document))
-    given = {"task_definition_path": str(tmp_path / "definition.json")} if by_path else {"task_definition": document}
-    explained = await origins(given)
+    given = {"task_definition_path": "definition.json"} if by_path else {"task_definition": document}
+    explained = await origins(given, documents_dir=tmp_path)
     flow = FLOW.replace("prefect", "flow")
     [name] = given
     assert (
@@ -136,6 +136,24 @@ async def test_a_document_explains_only_what_it_says(by_path: bool, tmp_path: Pa
     )
     assert explained[f"{flow}.command"] == "ecs-worker's default"
     assert explained[f"{flow}.environment[PREFECT_API_URL]"] == "the worker's PREFECT_ settings"
+
+
+async def test_what_env_may_not_read_of_the_worker_s_environment_is_noted() -> None:
+    for names, noted in (((), True), (("HOME",), False)):
+        sources = Preview(None)
+        await rendered(asked({"env": {"A": "{{ $HOME }}"}}, job_env_from_worker=names), sources)
+        assert any("env asks for HOME of the worker's environment" in note for note in sources.notes) is noted
+
+
+async def test_credentials_that_would_be_led_away_are_told() -> None:
+    block = {"aws_client_parameters": {"endpoint_url": "http://127.0.0.1:1"}}
+    [problem] = await problems({"aws_credentials": block})
+    assert problem.startswith("aws_credentials sets endpoint_url in aws_client_parameters, but has no credentials")
+
+
+async def test_files_of_jobs_are_judged_as_the_worker_would() -> None:
+    [problem] = await problems({"task_definition_path": "/etc/passwd"})
+    assert problem.startswith("task_definition_path: jobs may not name files of the worker's machine, such as /etc/pa")
 
 
 async def test_what_is_said_twice_has_the_stronger_origin() -> None:

@@ -192,7 +192,8 @@ async def test_each_variable_reaches_its_request(admin3: Admin, tmp_path: Path) 
         for variable, (variables, _) in REQUESTS.items():
             deployment = await admin3.create_deployment(pool, name=variable, flow_id=flow_id, job_variables=variables)
             (runs[variable],) = await admin3.create_bare_runs(deployment, 1)
-        async with worker(tmp_path, pool, server=admin3.server, aws_url=aws.url) as process:
+        documents = ("--documents-dir", ".")
+        async with worker(tmp_path, pool, *documents, server=admin3.server, aws_url=aws.url) as process:
 
             async def all_launched() -> bool:
                 assert process.running, process.output

@@ -81,6 +81,7 @@ async def test_a_client_token_belongs_to_its_cluster(aws: Aws) -> None:
     ("asked", "code", "message"),
     [
         ({"cluster": "nowhere"}, "ClusterNotFoundException", "Cluster not found."),
+        ({"cluster": ""}, "InvalidParameterException", "Cluster name can not be empty."),
         ({"taskDefinition": "no-such-family"}, "ClientException", "TaskDefinition not found."),
         ({"taskDefinition": "no-such-family:3"}, "ClientException", "TaskDefinition not found."),
         ({"startedBy": "x" * 129}, "InvalidParameterException", "startedBy"),
@@ -151,6 +152,38 @@ async def test_a_capacity_provider_strategy_chooses_the_provider(aws: Aws) -> No
         capacityProviderStrategy=[{"capacityProvider": "FARGATE_SPOT", "weight": 1}],
     )
     assert (task["launchType"], task["capacityProviderName"]) == ("FARGATE", "FARGATE_SPOT")
+
+
+async def test_managed_instances_run_what_fits_them_in_their_own_cluster(aws: Aws) -> None:
+    cluster, name = fresh("cluster"), fresh("instances")
+    await aws.ecs.create_cluster(clusterName=cluster)
+    made = await aws.ecs.create_capacity_provider(
+        name=name,
+        cluster=cluster,
+        managedInstancesProvider={
+            "infrastructureRoleArn": ROLE,
+            "instanceLaunchTemplate": {
+                "ec2InstanceProfileArn": "arn:aws:iam::123456789012:instance-profile/p",
+                "networkConfiguration": {"subnets": aws.subnets[:1]},
+            },
+        },
+    )
+    assert (made["capacityProvider"]["name"], made["capacityProvider"]["status"]) == (name, "ACTIVE")
+    asked = {"launchType": None, "capacityProviderStrategy": [{"capacityProvider": name, "weight": 1}]}
+    sizes = {"cpu": "3072", "memory": "10240", "requiresCompatibilities": ["MANAGED_INSTANCES"]}
+    fits = await aws.define(container(command=["true"]), **sizes)
+    task = await aws.run(fits, cluster=cluster, **asked)
+    assert (task["launchType"], task["capacityProviderName"]) == ("MANAGED_INSTANCES", name)
+    await aws.reaches(task, "STOPPED")
+    told = await refusal(aws.run(fits, **asked))
+    assert "not associated with the cluster" in told[1]
+    bridge = {"requiresCompatibilities": None, "networkMode": "bridge"}
+    told = await refusal(
+        aws.run(await aws.define(container(), **bridge), cluster=cluster, networkConfiguration=None, **asked)
+    )
+    assert told == ("InvalidParameterException", "Task definition does not support launch_type MANAGED_INSTANCES.")
+    told = await refusal(aws.define(container(), **(bridge | {"requiresCompatibilities": ["MANAGED_INSTANCES"]})))
+    assert told == ("ClientException", "Managed Instances only support network modes awsvpc and host.")
 
 
 async def test_a_clusters_own_strategy_is_the_default(aws: Aws) -> None:
@@ -267,7 +300,7 @@ async def test_sizes_in_words_are_sizes(aws: Aws) -> None:
 
 async def test_a_definition_without_fargate_can_still_run_there_if_it_fits(aws: Aws) -> None:
     fits = await aws.define(container(), requiresCompatibilities=None)
-    assert (await defined(aws, fits))["compatibilities"] == ["EC2", "FARGATE"]
+    assert (await defined(aws, fits))["compatibilities"] == ["EC2", "FARGATE", "MANAGED_INSTANCES"]
     await aws.run(fits)
     bridge = await aws.define(container(), requiresCompatibilities=None, networkMode="bridge")
     assert (await defined(aws, bridge))["compatibilities"] == ["EC2"]

@@ -18,6 +18,7 @@ from botocore.validate import ParamValidator
 from ecs_worker.demo.stage import POOL
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.settings import WorkerSettings
+from support.command_line import ecs_worker
 from support.paths import TOP
 
 POLICIES = sorted((TOP / "iam").glob("*-policy.json"))
@@ -93,6 +94,23 @@ def test_the_deployment_names_a_flow_and_only_known_job_variables() -> None:
         assert set(deployment["work_pool"]["job_variables"]) <= set(known)
         file, _, function = deployment["entrypoint"].partition(":")
         assert f"def {function}(" in (TOP / "examples" / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.anyio
+async def test_the_example_for_managed_instances_makes_requests_that_fit_them(tmp_path: Path) -> None:
+    path = TOP / "examples" / "managed-instances.yaml"
+    variables = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert set(variables) <= set(default_base_job_template()["variables"]["properties"])
+    ended = await ecs_worker(tmp_path, "render", "--job-variables", str(path))
+    assert (ended.code, ended.err) == (0, "")
+    requests = json.loads(ended.out)
+    definition, task = requests["RegisterTaskDefinition"], requests["RunTask"]
+    assert_valid("RegisterTaskDefinition", definition)
+    assert_valid("RunTask", task)
+    assert (definition["requiresCompatibilities"], definition["networkMode"]) == (["MANAGED_INSTANCES"], "awsvpc")
+    assert "launchType" not in task
+    assert task["capacityProviderStrategy"] == variables["capacity_provider_strategy"]
+    assert task["networkConfiguration"]["awsvpcConfiguration"] == {"subnets": variables["subnets"]}
 
 
 def test_the_roles_of_the_examples_are_those_the_worker_may_pass() -> None:

@@ -291,7 +291,9 @@ class Ecs:
         raise ServiceError("InvalidParameterException", "The specified resource was not found.")
 
     def _cluster(self, params: dict[str, Any]) -> Cluster:
-        reference = params.get("cluster") or "default"
+        reference = params.get("cluster", "default")
+        if not reference:
+            raise ServiceError("InvalidParameterException", "Cluster name can not be empty.")
         name = reference.rsplit("/", 1)[-1]
         cluster = self.clusters.get(name)
         if cluster is None or (reference.startswith("arn:") and reference != self._cluster_arn(name)):

@@ -9,10 +9,11 @@ import pytest
 
 from ecs_worker.errors import JobInvalid
 from ecs_worker.job.attached import (
+    Document,
     derived,
+    documents,
     ignored_variables,
     ignored_warning,
-    paths,
     with_default_arguments,
     with_documents,
 )
@@ -53,7 +54,7 @@ def test_the_flow_s_container_follows_the_agent_s_rule(
     document = {"family": "mine", "cpu": "512", "memory": "1024", "containerDefinitions": containers}
     flow = variables.get("container_name") or ("prefect" if "prefect" in str(containers) else "flow")
     by_path = load({"task_definition_path": "s3://b/k.yaml", **variables})
-    assert paths(by_path, JobDefaults()) == {"s3://b/k.yaml": "task_definition_path"}
+    assert documents(by_path, JobDefaults()) == [Document("s3://b/k.yaml", "task_definition_path")]
     for configuration in (
         with_documents(load({"task_definition": document, **variables}), {}, JobDefaults()),
         with_documents(by_path, {"s3://b/k.yaml": document}, JobDefaults()),
@@ -110,6 +111,16 @@ def test_run_task_arguments_are_paired_by_name(named: dict[str, Any], inline: bo
 def test_documents_that_can_t_be_used(variables: dict[str, Any], contents: dict[str, Any], sentence: str) -> None:
     with pytest.raises(JobInvalid, match=sentence):
         with_documents(load(variables), contents, JobDefaults())
+
+
+def test_launch_type_null_is_said_above_the_worker_s_own_arguments() -> None:
+    strategy = [{"capacityProvider": "asg", "weight": 1}]
+    defaults = JobDefaults(run_task_kwargs="p")
+    for arguments, expected in (({"cluster": "c"}, None), ({"capacityProviderStrategy": strategy}, strategy)):
+        configuration = with_default_arguments(load({"launch_type": None}), {"p": arguments}, defaults, None)
+        _, request = build(configuration)
+        assert "launchType" not in request
+        assert request.get("capacityProviderStrategy") == expected
 
 
 def test_a_derived_definition_changes_a_copy_in_its_own_family() -> None:

@@ -104,15 +104,77 @@ def test_spot_is_a_capacity_provider_with_a_fallback() -> None:
     assert "capacityProviderStrategy" not in on_demand
 
 
-def test_launch_type_null_is_fargate_unless_the_definition_or_the_strategy_says_otherwise() -> None:
-    definition, request = build({"launch_type": None})
-    assert (request["launchType"], definition["networkMode"]) == ("FARGATE", "awsvpc")
-    _, request = build({"launch_type": None}, task_definition={"requiresCompatibilities": ["EC2"]})
-    assert "launchType" not in request
-    asg = [{"capacityProvider": "asg", "weight": 1}]
-    definition, request = build({"launch_type": None, "capacity_provider_strategy": asg})
-    assert request["capacityProviderStrategy"] == asg
+PLACES = {"launchType", "capacityProviderStrategy"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "changes"),
+    [
+        ({"launch_type": None}, {}),
+        ({"run_task_patch": {"launchType": None}}, {}),
+        ({}, {"task_run_request": {"launchType": None}}),
+    ],
+    ids=["variable", "patch", "template"],
+)
+def test_launch_type_null_lets_the_cluster_s_default_strategy_decide(
+    variables: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    definition, request = build(variables, **changes)
+    assert not request.keys() & PLACES
+    assert "requiresCompatibilities" not in definition, "it may run anywhere"
+    assert (definition["cpu"], definition["memory"], definition["networkMode"]) == ("1024", "2048", "awsvpc")
+    assert request["networkConfiguration"]["awsvpcConfiguration"]["assignPublicIp"] == "DISABLED"
+
+
+def test_launch_type_null_leaves_it_to_the_worker_first() -> None:
+    _, request = build({"launch_type": None}, about=context(defaults=JobDefaults(launch_type="EC2")))
+    assert request["launchType"] == "EC2"
+
+
+def test_a_template_that_says_nothing_of_the_launch_type_means_fargate_as_in_prefect_aws() -> None:
+    definition, request = build({}, task_run_request={})
+    assert (request["launchType"], definition["requiresCompatibilities"]) == ("FARGATE", ["FARGATE"])
+
+
+def test_launch_type_null_beside_what_the_definition_or_the_strategy_says() -> None:
+    definition, request = build({"launch_type": None}, task_definition={"requiresCompatibilities": ["EC2"]})
+    assert not request.keys() & PLACES
+    assert "networkMode" not in definition
+    definition, request = build({"launch_type": None, "capacity_provider_strategy": INSTANCES})
+    assert request["capacityProviderStrategy"] == INSTANCES
+    assert not definition.keys() & {"requiresCompatibilities", "networkMode"}
+
+
+INSTANCES = [{"capacityProvider": "my-instances", "weight": 1}]
+
+
+def test_providers_of_instances_beside_the_default_launch_type_get_no_definition_for_fargate() -> None:
+    """It keeps the task's own size and network, which prefect-aws's users have there; sizes may be any."""
+    odd = {"cpu": 3000, "memory": 10_000, "round_up_resources": True}
+    definition, request = build({"capacity_provider_strategy": INSTANCES, **odd})
     assert "requiresCompatibilities" not in definition
+    assert (definition["cpu"], definition["memory"], definition["networkMode"]) == ("3000", "10000", "awsvpc")
+    assert (request["capacityProviderStrategy"], "launchType" in request) == (INSTANCES, False)
+    patched, _ = build({"run_task_patch": {"capacityProviderStrategy": INSTANCES}})
+    assert "requiresCompatibilities" not in patched
+
+
+@pytest.mark.parametrize("written", [["MANAGED_INSTANCES"], ["EC2"], ["EC2", "MANAGED_INSTANCES"]])
+@pytest.mark.parametrize("launch_type", ["FARGATE", None])
+def test_nothing_is_added_to_what_the_user_requires_of_instances(written: list[str], launch_type: str | None) -> None:
+    job = {"launch_type": launch_type, "capacity_provider_strategy": INSTANCES}
+    patched, _ = build({**job, "task_definition_patch": {"requiresCompatibilities": written}})
+    assert patched["requiresCompatibilities"] == written
+    given, _ = build(job, task_definition={"requiresCompatibilities": written})
+    assert given["requiresCompatibilities"] == written
+
+
+@pytest.mark.parametrize("launch_type", ["FARGATE", "MANAGED_INSTANCES", None])
+def test_managed_instances_get_a_network_of_the_task_s_own(launch_type: str | None) -> None:
+    job = {"launch_type": launch_type, "capacity_provider_strategy": INSTANCES}
+    definition, request = build({**job, "task_definition_patch": {"requiresCompatibilities": ["MANAGED_INSTANCES"]}})
+    assert definition["networkMode"] == "awsvpc"
+    assert request["networkConfiguration"]["awsvpcConfiguration"]["subnets"] == SUBNETS
 
 
 def test_a_strategy_of_fargate_makes_a_definition_for_fargate_whatever_the_launch_type() -> None:

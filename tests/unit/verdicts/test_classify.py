@@ -76,12 +76,35 @@ def error(code: str, message: str = "", status: int | None = 400) -> AwsError:
             Kind.CAPACITY,
         ),
         ("ClientException", "The requested CPU configuration is above your limit", 400, Kind.PERMANENT),
+        ("ClientException", "The requested MEMORY configuration is above your limit", 400, Kind.PERMANENT),
+        ("InvalidParameterException", "The requested MEMORY configuration is above your limit", 400, Kind.PERMANENT),
+        (
+            "InvalidSignatureException",
+            "Signature expired: 20250101T000000Z is now earlier than 20250101T001000Z (20250101T001500Z - 5 min.)",
+            400,
+            Kind.TRANSIENT,
+        ),
+        (
+            "SignatureDoesNotMatch",
+            "Signature not yet current: 20250101T002000Z is still later than 20250101T000500Z",
+            403,
+            Kind.TRANSIENT,
+        ),
+        ("RequestTimeTooSkewed", "The difference between request time and current time is large.", 403, Kind.TRANSIENT),
+        ("SignatureDoesNotMatch", "The request signature we calculated does not match.", 403, Kind.PERMANENT),
         ("LimitExceededException", "The limit for the resource was exceeded.", 400, Kind.PERMANENT),
         ("NobodyKnowsThis", "", 400, Kind.PERMANENT),
     ],
 )
 def test_errors(code: str, message: str, status: int | None, kind: Kind) -> None:
     assert classify(error(code, message, status)).kind is kind
+
+
+def test_a_wrong_clock_and_too_large_a_task_are_told_with_their_remedy() -> None:
+    clock = classify(error("InvalidSignatureException", "Signature expired: … is now earlier than …", 400))
+    assert clock.remedy == "Set the clock of the machine that the worker runs on."
+    memory = classify(error("ClientException", "The requested MEMORY configuration is above your limit", 400))
+    assert memory.remedy.startswith("Ask for less `cpu` and `memory`, or for more Fargate vCPUs")
 
 
 @pytest.mark.parametrize(

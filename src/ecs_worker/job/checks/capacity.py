@@ -8,9 +8,23 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ecs_worker.job.requests import CAPACITY, DEFAULT_CPU, DEFAULT_MEMORY, FARGATE_PROVIDERS, launch_type_of
+from ecs_worker.job.requests import (
+    CAPACITY,
+    DEFAULT_CPU,
+    DEFAULT_MEMORY,
+    FARGATE_PROVIDERS,
+    MANAGED_INSTANCES,
+    launch_type_of,
+)
 from ecs_worker.job.shapes import MOST_BASE, MOST_WEIGHT
-from ecs_worker.job.sizes import EPHEMERAL_STORAGE, FARGATE, cpu_units, memory_mib, next_fargate_pair, whole_number
+from ecs_worker.job.sizes import (
+    EPHEMERAL_STORAGE,
+    cpu_units,
+    fargate_runs,
+    memory_mib,
+    next_fargate_pair,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +48,12 @@ def launch_type(job: Job) -> Iterator[str]:
     wanted = job.run_task.get("launchType")
     if wanted is None:
         return
-    if wanted not in LAUNCH_TYPES:
+    if wanted == MANAGED_INSTANCES:
+        yield (
+            f"launch_type is {wanted!r}{job.origin('launch_type')}, but Managed Instances are reached by a capacity "
+            "provider: leave launch_type out, and name theirs in capacity_provider_strategy."
+        )
+    elif wanted not in LAUNCH_TYPES:
         yield (
             f"launch_type is {wanted!r}{job.origin('launch_type')}, which ECS doesn't know; choose "
             f"{', '.join(LAUNCH_TYPES)} or FARGATE_SPOT."
@@ -49,7 +68,7 @@ def launch_type(job: Job) -> Iterator[str]:
 def launch_type_fits_definition(job: Job) -> Iterator[str]:
     """What the definition requires, and its network mode."""
     wanted = "FARGATE" if job.on_fargate else job.run_task.get("launchType")
-    if wanted is None:
+    if wanted not in LAUNCH_TYPES:
         return
     if any(job.configuration.run_task_patch.get(key) for key in CAPACITY):
         said = f"run_task_patch{job.origin('run_task_patch')} chooses {wanted}"
@@ -81,18 +100,31 @@ def fargate_pair(job: Job) -> Iterator[str]:
         return
     cpu = cpu_units(job.overrides.get("cpu") or job.definition.get("cpu") or DEFAULT_CPU)
     memory = memory_mib(job.overrides.get("memory") or job.definition.get("memory") or DEFAULT_MEMORY)
-    if memory in FARGATE.get(cpu, ()):
+    if fargate_runs(cpu, memory, windows=job.on_windows):
         return
-    pair = next_fargate_pair(cpu, memory)
+    pair = next_fargate_pair(cpu, memory, windows=job.on_windows)
     remedy = (
         f"take cpu {pair[0]} with memory {pair[1]}, the next that it runs, or set round_up_resources"
         if pair
         else "take less, or another launch type"
     )
     yield (
-        f"cpu {cpu}{job.origin('cpu')} with memory {memory}{job.origin('memory')} is no pair that Fargate runs: "
-        f"{remedy}."
+        f"cpu {cpu}{job.origin('cpu')} with memory {memory}{job.origin('memory')} is no pair that Fargate runs"
+        f"{' for Windows' if job.on_windows else ''}: {remedy}."
     )
+
+
+def windows_on_spot(job: Job) -> Iterator[str]:
+    """Only Linux is interrupted."""
+    providers = {item.get("capacityProvider") for item in job.run_task.get("capacityProviderStrategy") or []}
+    if job.on_windows and "FARGATE_SPOT" in providers:
+        strategy = job.configuration.task_run_request.get("capacityProviderStrategy")
+        patched = job.configuration.run_task_patch.get("capacityProviderStrategy")
+        said_by = "run_task_patch" if patched else "capacity_provider_strategy" if strategy else "launch_type"
+        yield (
+            f"The task may run on FARGATE_SPOT{job.origin(said_by)}, which has no Windows"
+            f"{job.origin('operating_system_family')}; choose FARGATE."
+        )
 
 
 def fargate_refuses(job: Job) -> Iterator[str]:
@@ -105,7 +137,7 @@ def fargate_refuses(job: Job) -> Iterator[str]:
 
 def only_on_fargate(job: Job) -> Iterator[str]:
     """What only Fargate has."""
-    if job.on_fargate:
+    if not job.off_fargate:
         return
     for name in ("ephemeral_storage_gib", "platform_version"):
         if job.configuration.says(name):

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from ecs_worker.job.names import VALID_NAME, repeated
 from ecs_worker.job.requests import flow_container_name
 from ecs_worker.job.sizes import whole_number
-from ecs_worker.job.variables import LONGEST_STOP_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 MOST_CONTAINERS = 10
 MOST_DEFINITION = 65_536  # bytes
-SHORTEST_STOP_TIMEOUT = 2  # seconds, on Fargate
+STOP_TIMEOUT = (2, 120)  # seconds, on Fargate
 
 
 def essential(job: Job) -> Iterator[str]:
@@ -100,7 +99,7 @@ def overrides(job: Job) -> Iterator[str]:
 
 def stop_timeout(job: Job) -> Iterator[str]:
     """What Fargate allows."""
-    least, most = SHORTEST_STOP_TIMEOUT, LONGEST_STOP_TIMEOUT
+    least, most = STOP_TIMEOUT
     for container in job.containers if job.made_for_fargate else ():
         seconds = container.get("stopTimeout", least)
         if not whole_number(seconds, least, most):
@@ -108,6 +107,26 @@ def stop_timeout(job: Job) -> Iterator[str]:
                 f"stop_timeout_seconds is {seconds!r}{job.origin('stop_timeout_seconds')} for container "
                 f"{container.get('name')!r}, but Fargate allows {least} to {most}; correct it."
             )
+
+
+def privileged(job: Job) -> Iterator[str]:
+    """On Fargate there is no host to have rights on."""
+    for container in job.containers if job.made_for_fargate else ():
+        if container.get("privileged"):
+            yield (
+                f"Container {container.get('name')!r} is privileged, which Fargate refuses; leave that out, or choose "
+                "launch type EC2."
+            )
+
+
+def linux_parameters(job: Job) -> Iterator[str]:
+    """Windows has none."""
+    flow = flow_container_name(job.configuration, job.definition)
+    for container in job.containers if job.on_windows else ():
+        if container.get("linuxParameters"):
+            by_variable = container.get("name") == flow and job.configuration.linux_init is not None
+            said = f"linux_init{job.origin('linux_init')}" if by_variable else "linuxParameters"
+            yield f"Container {container.get('name')!r} has {said}, which Windows doesn't have; leave that out."
 
 
 def definition_fits(job: Job) -> Iterator[str]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MOST_ENVIRONMENT_FILES = 10
 
-_FILE = re.compile(r"arn:aws[a-z-]*:s3:::\S+\.env")
+_FILE = re.compile(r"arn:aws[a-z-]*:s3:::[^\s/]+/.*\.env")
 _SECRET = re.compile(r"arn:aws[a-z-]*:(secretsmanager|ssm):\S+")
 
 

@@ -1,6 +1,6 @@
 """Where containers log.
 
-Source: the ECS developer guide, "Using the awslogs log driver".
+Source: the ECS developer guide, "Using the awslogs log driver"; LogConfiguration of the ECS API reference.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ecs_worker.job.job import Job
+
+FARGATE_DRIVERS = ("awslogs", "splunk", "awsfirelens")
 
 
 def role(job: Job) -> Iterator[str]:
@@ -40,6 +42,17 @@ def driver(job: Job) -> Iterator[str]:
             f"Container {container.get('name')!r} logs to CloudWatch, which on Fargate needs an execution role; "
             f"{job.role_remedy}."
         )
+
+
+def driver_on_fargate(job: Job) -> Iterator[str]:
+    """Fargate has three of them."""
+    for container in job.containers if job.made_for_fargate else ():
+        driver = (container.get("logConfiguration") or {}).get("logDriver")
+        if driver and driver not in FARGATE_DRIVERS:
+            yield (
+                f"Container {container.get('name')!r} logs by the driver {driver!r}, which Fargate doesn't have; "
+                f"choose {', '.join(FARGATE_DRIVERS[:-1])} or {FARGATE_DRIVERS[-1]}, or launch type EC2."
+            )
 
 
 def stream_prefix(job: Job) -> Iterator[str]:

@@ -45,6 +45,16 @@ def mounts(job: Job) -> Iterator[str]:
             )
 
 
+def on_hosts(job: Job) -> Iterator[str]:
+    """On Fargate there is no host to share a path of."""
+    for volume in (job.definition.get("volumes") or []) if job.made_for_fargate else ():
+        if (volume.get("host") or {}).get("sourcePath"):
+            yield (
+                f"The volume {volume.get('name')!r}{job.origin('volumes')} has a host.sourcePath, which Fargate "
+                "refuses; leave that out, or choose launch type EC2."
+            )
+
+
 def made_at_launch(job: Job) -> Iterator[str]:
     """ECS makes EBS volumes with a role, of a size or from a snapshot."""
     for volume in job.run_task.get("volumeConfigurations") or []:

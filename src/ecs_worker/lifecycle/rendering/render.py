@@ -16,8 +16,8 @@ from ecs_worker.errors import EcsWorkerError, JobInvalid, PrefectNotFound
 from ecs_worker.job.assembly import draft, in_network, usable
 from ecs_worker.job.attached import (
     document_origins,
+    documents,
     ignored_warning,
-    paths,
     with_default_arguments,
     with_documents,
 )
@@ -30,6 +30,7 @@ from ecs_worker.job.configuration import (
     nested_deeply,
     origins,
     render_configuration,
+    unread_environment,
 )
 from ecs_worker.job.context import FlowRunContext, option_origins
 from ecs_worker.job.masking import Redactor
@@ -183,9 +184,10 @@ def _broken_rules(job: Job, sources: Sources) -> list[str]:
 
 def warnings_of(job: Job, template: Mapping[str, Any], deployed: Mapping[str, Any]) -> list[str]:
     """A sentence for each thing that was said of a valid job in vain. `template` and `deployed` as in `render_job`."""
-    ignored = ignored_warning(job.configuration)
-    unknown = unknown_variables(template, deployed, job.context.run.job_variables, job.context.pool_name)
-    return [*filter(None, [ignored]), *unknown]
+    own = job.context.run.job_variables
+    unread = unread_environment(merge_job_variables(deployed, own), job.context.defaults.lets_read)
+    unknown = unknown_variables(template, deployed, own, job.context.pool_name)
+    return [*filter(None, [ignored_warning(job.configuration), unread]), *unknown]
 
 
 async def assemble(
@@ -198,7 +200,7 @@ async def assemble(
     came_from = origins(template, deployed, context.run.job_variables, option_origins(context.defaults))
     variables = merge_job_variables(deployed, context.run.job_variables)
     check_nesting(template, variables, came_from)
-    unresolved = render_configuration(template, variables, os.environ)
+    unresolved = render_configuration(template, variables, os.environ, context.defaults.lets_read)
     rendered, hidden = await _resolved(unresolved, sources)
     if context.run.claimed_in is not None:
         rendered = _in_region(rendered, context.run.claimed_in.region)
@@ -206,9 +208,7 @@ async def assemble(
     try:
         context = replace(context, region=sources.region(configuration.target))
         defaults = context.defaults
-        contents = {
-            path: await sources.document(source, path) for path, source in paths(configuration, defaults).items()
-        }
+        contents = {document.path: await sources.document(document) for document in documents(configuration, defaults)}
         came_from = document_origins(configuration, contents, defaults, came_from)
         configuration = with_documents(configuration, contents, defaults)
         reused = None
@@ -261,14 +261,14 @@ def _unforeseen(error: Exception) -> str:
 async def _resolved(rendered: Any, sources: Sources) -> tuple[Any, Redactor]:
     """The second and third pass of Prefect's templating: blocks, then variables, which blocks may name too."""
     blocks, _ = references(rendered)
-    documents = {block: _flat(f"The block {block}", await sources.block(block)) for block in blocks}
-    if documents:
-        rendered = resolve_blocks(rendered, documents)
+    data = {block: _flat(f"The block {block}", await sources.block(block)) for block in blocks}
+    if data:
+        rendered = resolve_blocks(rendered, data)
     _, names = references(rendered)
     values = {name: _flat(f"The Prefect variable {name}", await sources.variable(name)) for name in names}
     if values:
         rendered = resolve_variables(rendered, {name: value for name, value in values.items() if value is not UNSET})
-    return rendered, Redactor(*documents.values(), values, but=sources.unread)
+    return rendered, Redactor(*data.values(), values, but=sources.unread)
 
 
 def _flat(what: str, value: Any) -> Any:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ecs_worker.aws.ecs import Definition
     from ecs_worker.aws.session import Aws
+    from ecs_worker.job.attached import Document
     from ecs_worker.job.requests import NetworkNeed
     from ecs_worker.job.template import BlockReference
     from ecs_worker.model import AwsTarget
@@ -29,7 +30,10 @@ FRESH = 300.0  # seconds for networks and reused definitions, which hardly chang
 
 
 class Sources(Protocol):
-    """What rendering has to ask. Methods raise JobInvalid for what the user must mend, PrefectError and AwsError."""
+    """What rendering has to ask.
+
+    Methods raise JobInvalid for what the user must mend, PrefectError, AwsError and DocumentUnread.
+    """
 
     @property
     def unread(self) -> Sequence[str]:
@@ -44,8 +48,8 @@ class Sources(Protocol):
     async def variable(self, name: str) -> Any:
         """A Prefect variable's value; UNSET if there is none."""
 
-    async def document(self, source: str, path: str) -> Any:
-        """The parsed file or S3 object; `source` is the variable or option that names it."""
+    async def document(self, document: Document) -> Any:
+        """What the file or S3 object says, parsed."""
 
     async def definition(self, target: AwsTarget, name: str) -> Mapping[str, Any] | None:
         """The task definition of that ARN or family, as ECS describes it; None where nobody may ask ECS."""
@@ -98,9 +102,9 @@ class WorkerSources(PrefectSources):
         """The target's Region, or the worker's."""
         return self._aws.region(target) or ""
 
-    async def document(self, source: str, path: str) -> Any:
-        """The parsed file or S3 object."""
-        return await self._documents.read(source, path)
+    async def document(self, document: Document) -> Any:
+        """What the file or S3 object says, parsed."""
+        return await self._documents.read(document)
 
     async def definition(self, target: AwsTarget, name: str) -> Mapping[str, Any]:
         """The description of a task definition: ECS knows its containers, network mode and launch types."""

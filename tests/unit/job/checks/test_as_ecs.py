@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 ROLE = "arn:aws:iam::123456789012:role/r"
 SECRET = "arn:aws:secretsmanager:eu-west-1:1:secret:k"
+WINDOWS = {"operating_system_family": "WINDOWS_SERVER_2022_CORE"}
+INSTANCES = {"capacity_provider_strategy": [{"capacityProvider": "my-instances", "weight": 1}]}
+ON_HOST = {"volumes": [{"name": "v", "mount_path": "/v", "host": {"sourcePath": "/data"}}]}
+GELF = {"container_patch": {"logConfiguration": {"logDriver": "gelf", "options": {"gelf-address": "udp://h:1"}}}}
 ECR = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/i:1"
 SIDE = {"name": "side", "image": "i", "essential": False}
 
@@ -49,14 +53,15 @@ def job(variables: dict[str, Any]) -> Job:
 
 
 def refused_by_ecs(made: Job) -> bool:
-    fargate = runs_on_fargate(made.run_task)
-    described = {"compatibilities": ["EC2", "FARGATE"], "networkMode": "bridge", **made.definition}
+    launch_type = "FARGATE" if runs_on_fargate(made.run_task) else "EC2"
     try:
         ecs.check_register(made.definition)
+        fits = ecs.compatibilities({"networkMode": "bridge", **made.definition})
+        described = {"networkMode": "bridge", **made.definition, "compatibilities": fits}
         ecs.check_run(made.run_task)
-        ecs.check_fit(made.run_task, described, fargate=fargate)
+        ecs.check_fit(made.run_task, described, launch_type=launch_type)
         if strategy := made.run_task.get("capacityProviderStrategy"):
-            ecs.check_strategy(strategy, {str(item.get("capacityProvider")) for item in strategy})
+            ecs.check_strategy(strategy, {str(item.get("capacityProvider")) for item in strategy}, made.definition)
     except ServiceException:
         return True
     return False
@@ -102,6 +107,50 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"run_task_patch": {"count": 11}}, "RunTask's count is 11"),
     ({"launch_type": "fargate"}, "which ECS doesn't know"),
     ({"run_task_patch": {"overrides": {"cpu": 512, "memory": 512}}}, "cpu 512 with memory 512 is no pair"),
+    (
+        {"launch_type": "MANAGED_INSTANCES"},
+        "(from the table), but Managed Instances are reached by a capacity",
+    ),
+    (
+        {**WINDOWS, "cpu": 512, "memory": 1024},
+        "is no pair that Fargate runs for Windows: take cpu 1024 with memory 2048, the next that it runs",
+    ),
+    ({**WINDOWS, "cpu": 8192, "memory": 16384}, "is no pair that Fargate runs for Windows: take less, or another"),
+    (
+        {**WINDOWS, "launch_type": "FARGATE_SPOT"},
+        "The task may run on FARGATE_SPOT (from the table), which has no Windows (from the table); choose FARGATE.",
+    ),
+    (
+        {
+            **WINDOWS,
+            "capacity_provider_strategy": [
+                {"capacityProvider": "FARGATE", "weight": 1},
+                {"capacityProvider": "FARGATE_SPOT", "weight": 1},
+            ],
+        },
+        "The task may run on FARGATE_SPOT (from the table), which has no Windows",
+    ),
+    ({**WINDOWS, "linux_init": True}, "has linux_init (from the table), which Windows doesn't have; leave that out."),
+    (
+        {**WINDOWS, "launch_type": "EC2", "container_patch": {"linuxParameters": {"sharedMemorySize": 64}}},
+        "Container 'prefect' has linuxParameters, which Windows doesn't have; leave that out.",
+    ),
+    (GELF, "logs by the driver 'gelf', which Fargate doesn't have; choose awslogs, splunk or awsfirelens, or launch"),
+    (
+        {"container_patch": {"privileged": True}},
+        "Container 'prefect' is privileged, which Fargate refuses; leave that out, or choose launch type EC2.",
+    ),
+    (ON_HOST, "The volume 'v' (from the table) has a host.sourcePath, which Fargate refuses; leave that out, or"),
+    (
+        {
+            "launch_type": "EC2",
+            "task_definition_patch": {"requiresCompatibilities": ["EC2", "FARGATE"], "networkMode": "awsvpc"},
+            "cpu": 1024,
+            "container_patch": {"stopTimeout": 600},
+            "subnets": ["subnet-1"],
+        },
+        "stop_timeout_seconds is 600 for container 'prefect', but Fargate allows 2 to 120",
+    ),
 ]
 
 # The embedded AWS doesn't look at these.
@@ -139,6 +188,22 @@ ACCEPTED: list[dict[str, Any]] = [
     {**with_side(memory=64), "launch_type": "EC2"},
     {**with_side(dependsOn=[{"containerName": "flow", "condition": "START"}]), **overriding(name="side", memory=99)},
     {"run_task_patch": {"overrides": {"cpu": 512, "memory": "1 GB"}}},
+    {"launch_type": "EC2", "stop_timeout_seconds": 600},
+    {**INSTANCES, "stop_timeout_seconds": 600},
+    {**INSTANCES, "cpu": 3072, "memory": 10240, "gpu": 1, "placement_strategy": [{"type": "random"}]},
+    {**INSTANCES, "task_definition_patch": {"requiresCompatibilities": ["MANAGED_INSTANCES"]}},
+    {**INSTANCES, **GELF},
+    {**INSTANCES, **ON_HOST, "task_definition_patch": {"networkMode": "host"}},
+    {"launch_type": "EC2", "container_patch": {"privileged": True}, "image": ECR},
+    {"launch_type": None, "ephemeral_storage_gib": 50, "platform_version": "1.4.0"},
+    {"launch_type": None, "cpu": 3000, "memory": 10_000, "stop_timeout_seconds": 600},
+    {"launch_type": None, "subnets": ["subnet-1"], "assign_public_ip": True},
+    {"environment_files": ["arn:aws:s3:::bucket/my team/my file.env"]},
+    {**WINDOWS},
+    {**WINDOWS, "cpu": 512, "memory": 1024, "round_up_resources": True},
+    {**WINDOWS, "cpu": 4096, "memory": 8192},
+    {**WINDOWS, "launch_type": "EC2", "cpu": 512, "memory": 1024},
+    {"volumes": [{"name": "scratch", "mount_path": "/scratch", "host": {}}]},
     {"container_patch": {"stopTimeout": 120}, "env": {f"A{n}": "a" * 900 for n in range(20)}},
 ]
 

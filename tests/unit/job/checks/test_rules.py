@@ -87,9 +87,19 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "run_task_patch (from the deployment's job variables) chooses EXTERNAL, but the task definition requires",
     ),
     (
-        {"gpu": 1, "capacity_provider_strategy": [{"capacityProvider": "asg", "weight": 1}]},
+        {"launch_type": "MANAGED_INSTANCES"},
         {},
-        "has no use on Fargate, which refuses it; choose launch type EC2",
+        "but Managed Instances are reached by a capacity provider: leave launch_type out, and name theirs in capacity",
+    ),
+    (
+        {"launch_type": "FARGATE_SPOT", "operating_system_family": "WINDOWS_SERVER_2022_CORE"},
+        {},
+        "The task may run on FARGATE_SPOT (from the deployment's job variables), which has no Windows",
+    ),
+    (
+        {"ephemeral_storage_gib": 50, "launch_type": None},
+        {"task_definition": {"requiresCompatibilities": ["EC2"]}},
+        "is only for Fargate",
     ),
     (
         {"ephemeral_storage_gib": 50, "capacity_provider_strategy": [{"capacityProvider": "asg", "weight": 1}]},
@@ -184,6 +194,11 @@ def test_what_aws_would_refuse_is_told_before(
     found = problems(variables, **changes)
     assert any(sentence in problem for problem in found), found
     assert all(problem.endswith(".") for problem in found)
+
+
+def test_managed_instances_as_launch_type_get_one_advice() -> None:
+    [problem] = problems({"launch_type": "MANAGED_INSTANCES"})
+    assert "capacity_provider_strategy" in problem
 
 
 def test_a_long_command_is_told_as_such() -> None:

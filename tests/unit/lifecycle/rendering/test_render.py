@@ -17,6 +17,7 @@ from support.builders import ANY_RUN
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ecs_worker.job.attached import Document
     from ecs_worker.job.job import Job
     from ecs_worker.job.requests import NetworkNeed
     from ecs_worker.job.template import BlockReference
@@ -46,8 +47,8 @@ class Holdings:
     async def variable(self, name: str) -> Any:
         return self.variables.get(name, UNSET)
 
-    async def document(self, _: str, path: str) -> Any:
-        return self.documents[path]
+    async def document(self, document: Document) -> Any:
+        return self.documents[document.path]
 
     async def definition(self, *_: object) -> Mapping[str, Any] | None:
         return self.described

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ecs_worker.errors import (
     AwsError,
+    DocumentUnread,
     JobInvalid,
     LaunchFailed,
     NotOurs,
@@ -205,6 +206,7 @@ OBSTACLES: tuple[Exception, ...] = (
     JobInvalid(["cpu is 'x'."]),
     PrefectNotFound("Its deployment does not exist any more."),
     PrefectUnavailable("503"),
+    DocumentUnread("The disk hangs."),
 )
 obstacles = st.sampled_from(OBSTACLES)
 
@@ -236,6 +238,7 @@ def test_a_task_that_may_be_there_forbids_another_launch(obstacle: Exception, ca
         (OBSTACLES[4], Crash("cpu is 'x'.")),
         (OBSTACLES[5], Crash("Its deployment does not exist any more.")),
         (OBSTACLES[6], Release("503", decide.LATER)),
+        (OBSTACLES[7], Release("The disk hangs.", decide.LATER)),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -219,6 +219,7 @@ async def test_the_flow_s_container_of_a_task_that_ecs_has_forgotten(people: Peo
     containers: dict[str, Any] = {"containerDefinitions": [SIDE_CAR, FLOW]}
     file = people.home / "definition.json"
     file.write_text(json.dumps(containers))
+    people.env["ECS_WORKER_DOCUMENTS_DIR"] = str(people.home)
     named = {"containerDefinitions": [SIDE_CAR, APP]}
     variables: dict[str, dict[str, Any]] = {
         "inline": {"task_definition": containers},

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ecs_worker.model import AwsCredentials, AwsTarget
 from support.reading import GROUP, Console
 from support.simulator.faults import What, fault
 
@@ -165,3 +166,20 @@ async def test_memory_of_lines_follows_the_present(console: Console, cloud: AwsS
     await console.read_until(lambda: all(tail.kept < 8_000 for tail in tails))
     await console.read_to_the_end(tails)
     console.assert_each_once(streams, at_least=15_500)
+
+
+async def test_a_stream_is_read_on_with_the_credentials_of_today(console: Console) -> None:
+    (stream,) = console.containers(1, rate=20.0)
+    yesterday, today = (
+        AwsTarget(AwsCredentials(access_key_id=key, secret_access_key="s"), "us-east-1") for key in ("OLD", "NEW")
+    )
+    tail = console.follow(stream)
+    console.reader.move(tail, yesterday)
+    await console.read_until(lambda: len(console.shown[stream]) >= 40)
+    console.cloud.expired.add("OLD")
+    await console.read_until(lambda: bool(tail.error) or console.cloud.calls[-1].outcome == "ExpiredTokenException")
+    console.reader.move(tail, today)
+    seen = len(console.shown[stream])
+    await console.read_until(lambda: len(console.shown[stream]) >= seen + 40)
+    await console.read_to_the_end([tail])
+    console.assert_each_once([stream])

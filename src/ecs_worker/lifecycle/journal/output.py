@@ -115,6 +115,10 @@ class ContainerOutput:
                 tail.end()
                 del self._followed[key]
                 self._strainers.pop(key, None)
+                continue
+            target = replace(launched.placement.target, region=tail.target.region)
+            if target != tail.target and not tail.drained:
+                self._reader.move(tail, target)
 
     def doubt(self, run: Run) -> None:
         """The run crashed: its container may have died before Prefect's logger sent the last lines."""

@@ -245,6 +245,15 @@ class Reader:
             self._groups[key] = Group(self._aws, tail.target, tail.group, self._pace)
         self._groups[key].tails.append(tail)
 
+    def move(self, tail: Tail, target: AwsTarget) -> None:
+        """Its credentials have turned over: go on with others, from where the reading has come to."""
+        for group in self._groups.values():
+            if tail in group.tails:
+                group.tails.remove(tail)
+        tail.target = target
+        tail.start_over(caught_up=False)
+        self.add(tail)
+
     async def run(self) -> None:
         """Read for ever. Groups don't wait for each other: a Region that fails holds nobody up."""
         async with anyio.create_task_group() as readings:

@@ -79,6 +79,8 @@ LAST_WORDS = 2.0  # seconds that the last ends, lines and events are worth at th
 class Parts:
     """All that a worker is made of."""
 
+    api: PrefectClient
+    aws: Aws
     ledger: Ledger
     heartbeat: Heartbeat
     run_logs: RunLogs
@@ -149,6 +151,8 @@ def build(
     way = Way(steps, patience, locate, ledger, journal)
     watch = Watch(aws, ledger, locate, journal, settings)
     return Parts(
+        api=api,
+        aws=aws,
         ledger=ledger,
         heartbeat=heartbeat,
         run_logs=run_logs,

@@ -38,6 +38,8 @@ class Service:
         self.calls = 0
         """How many are under way, those that wait for their turn among them."""
         self.used_at = self._limits.clock.now()
+        self.answered_at: float | None = None
+        """When AWS answered last, whatever it said."""
         self.closed = False
 
     @property
@@ -62,9 +64,19 @@ class Service:
         if self.closed:  # botocore would take it, and leave its connections open
             raise AwsError(operation, "ClientClosed", "Its client was closed, as nobody had used it for long.")
         call = getattr(self._client, xform_name(operation))
-        with self._in_use(), translated(operation):
-            answer: dict[str, Any] = await call(**{k: v for k, v in parameters.items() if v is not None})
+        with self._in_use():
+            try:
+                with translated(operation):
+                    answer: dict[str, Any] = await call(**{k: v for k, v in parameters.items() if v is not None})
+            except AwsError as error:
+                if error.status is not None:
+                    self._answered()
+                raise
+        self._answered()
         return answer
+
+    def _answered(self) -> None:
+        self.answered_at = self._limits.clock.now()
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:

@@ -170,6 +170,18 @@ class Aws:
         """S3 for that account."""
         return await self._service(S3, target)
 
+    def answers(self) -> dict[str, float | None]:
+        """Seconds since each service of each account and Region in use answered last; None: it never did.
+
+        An account that isn't known goes by a name for its credentials, `own` by those of the worker.
+        """
+        now, found = self._limits.clock.now(), dict[str, float | None]()
+        for (name, target), service in self._services.items():
+            account, region = self._budget(target)
+            at = service.answered_at
+            found[f"{name} {region} {account or 'own'}"] = round(now - at, 1) if at is not None else None
+        return found
+
     def part(self, target: AwsTarget, operation: str, share: float) -> Bucket:
         """The bucket with that share (0 to 1) of the account's limit on the operation; `Limits.part`."""
         return self._limits.part(self._budget(target), operation, share)

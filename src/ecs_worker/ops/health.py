@@ -12,17 +12,20 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from ecs_worker import __version__
 from ecs_worker.errors import UserError
+from ecs_worker.model import DEFAULT_CLUSTER, AwsTarget
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from prometheus_client.core import Metric
 
+    from ecs_worker.aws.session import Aws
     from ecs_worker.lifecycle.journal.journal import Journal
     from ecs_worker.lifecycle.loops import Pulse
     from ecs_worker.lifecycle.poll import Poll
     from ecs_worker.lifecycle.run.ledger import Ledger
     from ecs_worker.lifecycle.watch import Watch
+    from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -30,6 +33,14 @@ log = logging.getLogger(__name__)
 
 class Observed(Protocol):
     """The parts of the worker that are shown."""
+
+    @property
+    def api(self) -> PrefectClient:
+        """The Prefect API."""
+
+    @property
+    def aws(self) -> Aws:
+        """The AWS services that it has asked."""
 
     @property
     def ledger(self) -> Ledger:
@@ -75,6 +86,28 @@ class _Metrics:
         for loop, seconds in self._worker.pulse.ages().items():
             loops.add_metric([loop], seconds)
         yield loops
+        yield GaugeMetricFamily(
+            "ecs_worker_free_slots", "How many more flow runs may be claimed.", value=self._worker.ledger.free
+        )
+        waiting = GaugeMetricFamily(
+            "ecs_worker_launches_waiting", "Launches that wait for AWS, by where they are asked for.", labels=["place"]
+        )
+        for place, (number, _, _) in self._worker.ledger.aside.waits().items():
+            waiting.add_metric([_named(place)], number)
+        yield waiting
+        prefect = self._worker.api.transport.answered_ago
+        if prefect is not None:
+            text = "Seconds since the Prefect API answered last, whatever it said."
+            yield GaugeMetricFamily("ecs_worker_prefect_answer_age_seconds", text, value=prefect)
+        aws = GaugeMetricFamily(
+            "ecs_worker_aws_answer_age_seconds",
+            "Seconds since each AWS service answered last, by service, Region and account.",
+            labels=["target"],
+        )
+        for target, seconds_ago in self._worker.aws.answers().items():
+            if seconds_ago is not None:
+                aws.add_metric([target], seconds_ago)
+        yield aws
         if self._worker.poll.last is not None:
             age = self._worker.ledger.clock() - self._worker.poll.last
             yield GaugeMetricFamily(
@@ -84,7 +117,8 @@ class _Metrics:
 
 def health_of(worker: Observed, settings: WorkerSettings) -> dict[str, Any]:
     """What /health says. Only the loops decide: Prefect, AWS and the slots may be as they are, the process is well."""
-    hanging, clock = worker.pulse.hanging(), worker.ledger.clock()
+    hanging, ledger, clock = worker.pulse.hanging(), worker.ledger, worker.ledger.clock()
+    prefect = worker.api.transport.answered_ago
     return {
         "healthy": not hanging,
         "hanging": hanging,
@@ -92,10 +126,31 @@ def health_of(worker: Observed, settings: WorkerSettings) -> dict[str, Any]:
         "pool": settings.pool,
         "version": __version__,
         "runs": len(worker.ledger),
-        "free_slots": worker.ledger.free,
+        "slots": {
+            "free": ledger.free,
+            "limit": ledger.limit,
+            "kept_for_orphans": ledger.reserved,
+            "launches_aside": len(ledger.aside),
+        },
+        "waits": [
+            {"place": _named(place), "launches": number, "seconds": round(seconds, 1), "why": why}
+            for place, (number, seconds, why) in ledger.aside.waits().items()
+        ],
+        "prefect_answered_seconds_ago": round(prefect, 1) if prefect is not None else None,
+        "aws_answered_seconds_ago": worker.aws.answers(),
         "last_poll_seconds_ago": round(clock - worker.poll.last, 1) if worker.poll.last is not None else None,
         "loops_seconds_ago": {loop: round(age, 1) for loop, age in worker.pulse.ages().items()},
     }
+
+
+def _named(place: object) -> str:
+    """What a place where launches wait is called: a launch's own, or its deployment while the job is rendered."""
+    match place:
+        case (AwsTarget() as target, str(cluster), tuple(capacity)):
+            parts = (target.region, cluster or DEFAULT_CLUSTER, "+".join(capacity))
+            return " ".join(part for part in parts if part)
+        case _:
+            return f"deployment {place}"
 
 
 async def serve(worker: Observed, settings: WorkerSettings) -> None:

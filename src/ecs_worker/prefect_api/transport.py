@@ -11,6 +11,7 @@ import logging
 import random
 import re
 import ssl
+import time
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -90,6 +91,7 @@ class Transport:
         self._patience_seconds = patience_seconds
         self._csrf = _Csrf(wanted=settings.client_csrf_support_enabled and not self.is_cloud)
         # httpcore goes through its whole queue whenever a request begins or ends. So requests wait here, not there.
+        self._answered_at: float | None = None
         self.budget = Budget(_CONNECTIONS, CLOUD_PER_MINUTE if self.is_cloud else None)
         self._client = httpx.AsyncClient(
             headers=self.headers,
@@ -107,6 +109,11 @@ class Transport:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._client.__aexit__(kind, error, trace)
+
+    @property
+    def answered_ago(self) -> float | None:
+        """Seconds since the API, or a proxy before it, answered last, whatever it said; None: it never did."""
+        return time.monotonic() - self._answered_at if self._answered_at is not None else None
 
     async def answers(self) -> bool:
         """Whether the API answers, even with "not found": one attempt, without authentication."""
@@ -178,6 +185,7 @@ class Transport:
     async def _answer(self, request: httpx.Request) -> httpx.Response:
         """The answer with its body, which is read only up to `_MOST_BYTES`: a proxy may send anything."""
         response = await self._client.send(request, stream=True)
+        self._answered_at = time.monotonic()
         try:
             length = response.headers.get("Content-Length", "")
             if length.isdecimal() and int(length) <= _MOST_BYTES and "Content-Encoding" not in response.headers:

@@ -41,6 +41,15 @@ class Aside:
     def __contains__(self, run_id: object) -> bool:
         return run_id in self._places
 
+    def waits(self) -> dict[Hashable, tuple[int, float, str]]:
+        """For each place: how many wait, for how many seconds the first does, and for what."""
+        now = self._clock()
+        return {
+            place: (len(crowd.since), now - next(iter(crowd.since.values())), crowd.why)
+            for place, crowd in self._crowds.items()
+            if crowd.since
+        }
+
     def step(self, run_id: UUID, place: Hashable, why: str = "") -> bool:
         """The launch waits, for that reason. False: too many wait there already."""
         crowd = self._crowds.setdefault(place, _Crowd())

@@ -63,6 +63,16 @@ class Ledger:
         return self._phases
 
     @property
+    def limit(self) -> int | None:
+        """How many tasks there may be at once; None: any number."""
+        return self._limit
+
+    @property
+    def reserved(self) -> int:
+        """Slots that are kept for runs which this worker will have to take up."""
+        return self._reserved
+
+    @property
     def free(self) -> int:
         """How many more runs may be claimed now: below the limit, and below the launch queue's length."""
         room = self._max_launching - (sum(self._phases[phase] for phase in UNLAUNCHED) - len(self.aside))

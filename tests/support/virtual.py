@@ -87,6 +87,12 @@ class _Loop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual.seconds
 
+    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:
+        """Signals are for the test, not for what it plays: Ctrl-C ends it."""
+
+    def remove_signal_handler(self, sig: int) -> bool:  # noqa: ARG002 - asyncio's signature
+        return False
+
     def run_in_executor(  # type: ignore[override] # asyncio's own types say more than can be said again here
         self, executor: Any, func: Any, *args: Any
     ) -> asyncio.Future[Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import threading
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import anyio
 import httpx
 import pytest
 from aiohttp import web
@@ -100,3 +102,13 @@ def test_an_answer_that_takes_long_costs_only_virtual_time() -> None:
 def test_what_nothing_can_end_is_told() -> None:
     with VirtualTime(START, patience=0.05) as virtual, pytest.raises(RuntimeError, match="everything waits"):
         virtual.run(asyncio.Event().wait())
+
+
+def test_signals_are_for_the_test_itself() -> None:
+    async def main() -> None:
+        with anyio.open_signal_receiver(signal.SIGINT):
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.sleep(1)
+
+    with VirtualTime(START) as virtual, pytest.raises(KeyboardInterrupt):
+        virtual.run(main())

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_TURN = 1e-6  # seconds that each turn of the loop takes: who waits for next to nothing would wait for ever
 _THREAD_LOOK = 0.001  # real seconds between two looks at what other threads have done
 
 
@@ -41,7 +42,6 @@ class VirtualTime:
         self._wall: Any = None
         self.seconds = 0.0
         """How much time has passed."""
-        self.jumps = 0
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -65,7 +65,6 @@ class VirtualTime:
     def pass_by(self, seconds: float) -> None:
         """So much time passes at once."""
         self.seconds += seconds
-        self.jumps += 1
         self._wall.shift(seconds)
 
 
@@ -86,6 +85,12 @@ class _Loop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._virtual.seconds
+
+    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:  # type: ignore[override] # likewise
+        """Signals are for the test, not for what it plays: Ctrl-C ends it."""
+
+    def remove_signal_handler(self, sig: int) -> bool:  # noqa: ARG002 - asyncio's signature
+        return False
 
     def run_in_executor(  # type: ignore[override] # asyncio's own types say more than can be said again here
         self, executor: Any, func: Any, *args: Any
@@ -108,6 +113,7 @@ class _Selector(selectors.DefaultSelector):
         self._threads = threads
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self._virtual.pass_by(_TURN)
         ready = super().select(0)
         if ready or (timeout is not None and timeout <= 0):
             return ready

@@ -51,15 +51,22 @@ class Member:
 
 
 class Fleet:
-    """Keeps every post manned. `deaths`: when workers died or left."""
+    """Keeps every post manned. `deaths`: when workers died or left.
 
-    def __init__(self, api: WeekApi, book: Book, pace: Mapping[str, Any], group: TaskGroup) -> None:
+    `new_name`: the worker with a limit may come back under another name.
+    """
+
+    def __init__(
+        self, api: WeekApi, book: Book, pace: Mapping[str, Any], group: TaskGroup, *, new_name: bool = True
+    ) -> None:
         self._api = api
         self._book = book
         self._pace = pace
         self._group = group
         self._serial = 0
         self._closing = False
+        self._new_name = new_name
+        self._redeploying = anyio.Lock()
         self.members: dict[str, Member] = {}
         self.deaths: list[float] = []
         self.redeploys = 0
@@ -96,17 +103,22 @@ class Fleet:
 
     async def redeploy(self, between: float) -> None:
         """Every worker is replaced: the new one comes first, except where only one may be at work."""
-        for post, serves in POSTS.items():
-            old = self.members[post]
-            if serves["work_queues"] == ("limited",):
-                await self._stop(old)
-                self.start(post, old.name if self._serial % 2 else None)
-            else:
-                self.start(post)
+        async with self._redeploying:  # two at the same time would leave two workers at one post
+            for post, serves in POSTS.items():
+                old = self.members[post]
+                if serves["work_queues"] == ("limited",):
+                    await self._stop(old)
+                    self.start(post, self._next_name(old, same=self._serial % 2 == 0))
+                else:
+                    self.start(post)
+                    await anyio.sleep(between)
+                    await self._stop(old)
+                self.redeploys += 1
                 await anyio.sleep(between)
-                await self._stop(old)
-            self.redeploys += 1
-            await anyio.sleep(between)
+
+    def _next_name(self, old: Member, *, same: bool) -> str | None:
+        stays = same or (old.post == "five" and not self._new_name)
+        return old.name if stays else None
 
     async def kill(self, post: str, away: float, *, same_name: bool) -> None:
         """It dies where it stands; some time later another takes its post."""
@@ -115,7 +127,7 @@ class Fleet:
         await member.done.wait()
         await anyio.sleep(away)
         if self.members[post] is member and not self._closing:
-            self.start(post, member.name if same_name else None)
+            self.start(post, self._next_name(member, same=same_name))
 
     async def close(self) -> None:
         """All stop politely."""

@@ -26,6 +26,7 @@ JUDGED_AFTER = 1800.0  # seconds from a run's end until it is looked at for the 
 UNSEEN_FOR = 2400.0  # seconds within which the task of a run that has ended or was deleted must stop
 OVERDUE_AFTER = 6 * HOUR  # beyond its own work
 THROTTLED = 0.02  # of AWS's answers, at most
+MOST_CALLS = 6000  # to either API in an hour: several times what all five workers need, and not what a hot loop does
 REFUSED = 40  # calls in a minute that the Prefect API may refuse: what was under way when it began to
 GROWTH = 40e6  # bytes from the second day's end to the last's
 _THROTTLES = ("ThrottlingException", "RequestLimitExceeded", "Throttling")
@@ -39,11 +40,13 @@ class Judge:
         self._aws = aws
         self._fleet = fleet
         self._book = book
+        self._began = time.monotonic()
         self._slots_exceeded = 0.0
         self._said: set[str] = set()
         self.memory: list[float] = []
         self.aws_calls: Counter[str] = Counter()
         self.throttled: Counter[str] = Counter()
+        self._by_hour: Counter[tuple[str, int]] = Counter()
         book.histories = self.history
 
     # -- at each launch
@@ -140,6 +143,7 @@ class Judge:
         """Count what was called, and forget it: the week's own memory stays flat, too."""
         for call in self._aws.director.calls:
             self.aws_calls[call.action] += 1
+            self._by_hour["AWS", int((call.at - self._began) // HOUR)] += 1
             if call.what is None and call.outcome in _THROTTLES:
                 self.throttled[call.action] += 1
         self._aws.director.calls.clear()
@@ -155,6 +159,12 @@ class Judge:
         if throttled > THROTTLED * asked:
             self._book.complain(f"AWS throttled {throttled} of {asked} calls: {dict(self.throttled)}")
         traffic = self._api.traffic
+        for minute, number in traffic.calls.items():
+            self._by_hour["the Prefect API", int((minute * 60 - self._book.start) // HOUR)] += number
+        for (what, hour), number in self._by_hour.items():
+            if number > MOST_CALLS:
+                when = self._book.clock(self._book.start + hour * HOUR)
+                self._book.complain(f"{number} calls to {what} in the hour from {when}")
         worst = sorted(traffic.limited, key=lambda minute: traffic.refused[minute], reverse=True)[:5]
         for minute in worst:
             if traffic.refused[minute] > REFUSED:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections import Counter, defaultdict, deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -289,7 +290,7 @@ class WeekApi(CannedApi):
         now, taken = time.time(), 0
         for lease, (run_id, until) in list(self._leases.items()):
             run = self.runs.get(run_id)
-            if run is None or run["state_type"] not in HELD:
+            if run is None or not (run["state_type"] in HELD or run["empirical_policy"]["retry_type"]):
                 del self._leases[lease]
             elif run["state_type"] == "PENDING" and until < now:
                 self.lapses.append(Lapse(until, run_id))
@@ -412,7 +413,12 @@ class WeekApi(CannedApi):
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """Cancellations come out as they happen."""
         socket = web.WebSocketResponse(protocols=("prefect",))
-        await socket.prepare(request)
+        with suppress(ConnectionResetError):  # who asked for it may have died
+            await socket.prepare(request)
+            await self._serve_events(socket)
+        return socket
+
+    async def _serve_events(self, socket: web.WebSocketResponse) -> None:
         self._sockets.add(socket)
         try:
             async for message in socket:
@@ -426,7 +432,6 @@ class WeekApi(CannedApi):
         finally:
             self._sockets.discard(socket)
             self._listeners.discard(socket)
-        return socket
 
 
 async def _tell(listener: web.WebSocketResponse, run_id: str) -> None:

@@ -24,6 +24,7 @@ TROUBLES = frozenset(
         "deployment-deleted",
         "worker-killed",
         "redeploy",  # all workers, one after the other
+        "new-name",  # the worker with a --limit, which alone serves its queue, comes back under another name
     }
 )
 """What may be left out of a week."""
@@ -85,6 +86,7 @@ class Script:
 
     seed: int
     days: float
+    without: frozenset[str] = frozenset()
     plans: list[Plan] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
     guests: list[tuple[float, float, str]] = field(default_factory=list)  # deployments: made, deleted, name
@@ -95,7 +97,7 @@ def draw(seed: int, days: float, *, without: frozenset[str] = frozenset()) -> Sc
     if unknown := without - TROUBLES:
         raise ValueError(f"There is no trouble called {', '.join(sorted(unknown))}; choose of {sorted(TROUBLES)}.")
     chance = random.Random(seed)  # noqa: S311 - a script of events, not a secret
-    script = Script(seed, days)
+    script = Script(seed, days, without)
     _plan_runs(script, chance)
     _plan_troubles(script, chance)
     _plan_guests(script, chance)

@@ -101,7 +101,8 @@ class Week:
     def _set_up(self, group: TaskGroup) -> None:
         self._group = group
         self.aws.accounts[KEY] = OWN
-        self.fleet = Fleet(self.api, self.book, PACE, group)
+        new_name = "new-name" not in self._script.without
+        self.fleet = Fleet(self.api, self.book, PACE, group, new_name=new_name)
         self.judge = Judge(self.api, self.aws, self.fleet, self.book)
         containers = Containers(self.api, self.book, self._chance)
         scripts = PlannedScripts(self.book, self._chance, self.judge.at_launch)

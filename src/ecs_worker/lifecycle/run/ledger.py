@@ -77,7 +77,7 @@ class Ledger:
         """How many more runs may be claimed now: below the limit, and below the launch queue's length."""
         room = self._max_launching - (sum(self._phases[phase] for phase in UNLAUNCHED) - len(self.aside))
         if self._limit is not None:
-            ended = self._phases[Phase.STOPPED] + self._phases[Phase.ABANDONED]
+            ended = sum(map(_needs_no_slot, self._held.values()))
             room = min(room, self._limit - (len(self._held) - ended) - self._reserved)
         return max(room, 0)
 
@@ -128,3 +128,9 @@ class Ledger:
     def _tell(self) -> None:
         self._freed.set()
         self._freed = anyio.Event()
+
+
+def _needs_no_slot(run: Run) -> bool:
+    """Whether the run's task has stopped and no other follows. One that failed to start may be started again."""
+    started = run.task is not None and run.task.started_at is not None
+    return run.phase is Phase.ABANDONED or (run.phase is Phase.STOPPED and started)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -32,6 +33,19 @@ def test_the_limit_counts_a_task_until_it_has_stopped() -> None:
     assert ledger.free == 1
     ledger.drop(first)
     assert ledger.free == 2
+
+
+def test_a_run_whose_task_failed_to_start_keeps_its_slot_for_the_next_one() -> None:
+    ledger = Ledger(limit=1, max_launching=10)
+    run = run_in(Phase.STARTING)
+    ledger.take(run)
+    assert run.task is not None
+    run.seen(replace(run.task, last_status="STOPPED"))
+    assert (run.phase, ledger.free) == (Phase.STOPPED, 0)
+    run.again()
+    assert ledger.free == 0
+    ledger.drop(run)
+    assert ledger.free == 1
 
 
 def test_launching_runs_are_bounded_apart_from_the_limit() -> None:

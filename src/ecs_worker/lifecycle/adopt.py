@@ -252,22 +252,23 @@ class Adopt:
         doubtful = self._colleagues.doubtful
         holder = orphan.labels.get(WORKER_LABEL)
         if holder in live and holder != me:
-            return self._expected_from(orphan, holder, doubtful)
+            return self._expected_from(holder, doubtful)
         if orphan.state_type is StateType.PENDING:
             claim = claim_in(orphan)
             if claim is not None and claim.worker in live and claim.worker != me:
                 self._theirs.add(orphan.id)
-                return self._expected_from(orphan, claim.worker, doubtful)
+                return self._expected_from(claim.worker, doubtful)
             waits = orphan.state is not None and orphan.state.name == WAITING
             if waits and orphan.id in self._theirs:
                 return Outcome.THEIRS
         return None
 
-    def _expected_from(self, orphan: FlowRun, holder: str, doubtful: Collection[str]) -> Outcome:
-        """A run that another worker holds will be this worker's, should that one turn out to be dead."""
-        heirs = self._colleagues.online - frozenset(doubtful)
-        heir = ranking(orphan.id, heirs)[0] == self._settings.name
-        return Outcome.EXPECTED if holder in doubtful and heir and self._settings.limit else Outcome.THEIRS
+    def _expected_from(self, holder: str, doubtful: Collection[str]) -> Outcome:
+        """A run that another worker holds may be this worker's, should that one turn out to be dead.
+
+        Who else would take it up is not known: the others may serve other queues, or be out of reach of its task.
+        """
+        return Outcome.EXPECTED if holder in doubtful and self._settings.limit is not None else Outcome.THEIRS
 
     def _not_mine(self, orphan: FlowRun, claim: ClaimRecord | None) -> Outcome:
         live, me = self._colleagues.online, self._settings.name
@@ -276,9 +277,7 @@ class Adopt:
         if claim is not None and claim.worker in live and claim.worker != me:
             self._theirs.add(orphan.id)
             return Outcome.THEIRS
-        # A claim too fresh to be taken up, or a colleague is to take it up first.
-        first = ranking(orphan.id, live)[0] == me or (claim is not None and claim.worker == me)
-        return Outcome.EXPECTED if first else Outcome.OPEN
+        return Outcome.EXPECTED  # the claim is too fresh to be taken up, or a colleague is to do so, if it can
 
     async def _is_its_task(self, run: Run, claim: ClaimRecord | None, name: TaskName) -> bool:
         """Whether this claim launched the task that the run names; the name may be an earlier attempt's."""

@@ -40,6 +40,7 @@ BURST_SECONDS = 15.0  # an idle worker saves up the calls of so many seconds
 LABELS_PER_SECOND, LABELS_BURST = 8.0, 40.0  # also where no limit is known
 RESERVED = 0.25  # of the burst, which TELL and what follows leave to the others
 LONGEST_CLOSED = 300.0  # seconds that a Retry-After is obeyed
+SHORTEST_WAIT = 0.001  # seconds; sums of floats fall short of a token by less
 SAME_REFUSAL = 5.0  # seconds in which several 429 count once
 TURN_OF_THE_LAST = 8  # of so many calls that waited, one is of the least urgency: nothing waits for ever
 
@@ -156,7 +157,7 @@ class Budget:
         if self._rate is not None and urgency is not Urgency.BEAT:
             kept = RESERVED * self._rate * BURST_SECONDS if urgency >= Urgency.TELL else 0.0
             wait = max(wait, (1 + kept - self._tokens) / self._rate)
-        return wait
+        return wait if wait > SHORTEST_WAIT else 0.0
 
     def _grant(self, urgency: Urgency) -> None:
         self._under_way += 1

@@ -297,10 +297,14 @@ async def _go_on(story: Story, arena: Arena, pause: Pause, way: Way, director: D
 
 
 async def _start_colleague(arena: Arena) -> None:
-    """A worker that lives all the while, and only takes runs up, since no new ones come to its queue."""
-    await arena.admin.post(f"/work_pools/{arena.pool}/queues", {"name": "other"})
-    arena.worker(SURVIVOR, "--work-queue", "other", by=arena.calm)
+    """A worker that lives all the while, and only takes runs up, since it doesn't poll again."""
+    arena.worker(SURVIVOR, by=arena.calm, ECS_WORKER_QUERY_SECONDS="3600")
     await _looked_around(arena)
+
+    async def polled() -> bool:
+        return arena.calm.director.count("POST *get_scheduled_flow_runs", WORKERS) > 0
+
+    await arena.until(polled, SETTLED_WITHIN)
 
 
 async def _looked_around(arena: Arena) -> None:

@@ -3,7 +3,7 @@
 Prefect Cloud allows an account 250 to 2,000 calls a minute, by its plan, for all its workers and flows together; it
 doesn't say how many, but answers 429 above that (Prefect documentation, "Rate limits"). So on Cloud the calls begin at
 the lowest plan's rate, which rises while they wait and no 429 comes, and is halved by each that does. Elsewhere there
-is no limit until the first 429.
+is no limit until the first 429 with a Retry-After.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ URGENCY: ContextVar[Urgency] = ContextVar("urgency", default=Urgency.RUN)
 """That of the calls which the present task makes; `as_urgent` sets it."""
 
 CLOUD_PER_MINUTE = 250.0  # the lowest plan's
-LEAST_PER_MINUTE = 30.0
-RISE_PER_MINUTE = 240.0  # each minute, while calls wait
+LEAST_PER_MINUTE = 60.0
+RISE_PER_MINUTE = 480.0  # each minute, while calls wait
 BURST_SECONDS = 15.0  # an idle worker saves up the calls of so many seconds
 LABELS_PER_SECOND, LABELS_BURST = 8.0, 40.0  # also where no limit is known
 RESERVED = 0.25  # of the burst, which TELL and what follows leave to the others
@@ -88,7 +88,12 @@ class Budget:
             self._admit()
 
     def refused(self, after: float | None) -> None:
-        """The API answered 429, or that it is to be left alone for so many seconds: that holds for all calls."""
+        """The API answered 429, and perhaps for how many seconds it is to be left alone: that holds for all calls.
+
+        Without that, and where no limit is known, it may be a proxy's passing trouble: only the call itself waits.
+        """
+        if after is None and self._rate is None:
+            return
         now = self._now()
         self._fill(now)
         self._closed_until = max(self._closed_until, now + min(after or 0.0, LONGEST_CLOSED))

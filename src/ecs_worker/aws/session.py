@@ -70,6 +70,7 @@ _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_ECS")
 _OWN = AwsTarget()
 _ROLE = re.compile(r"arn:[\w-]+:iam::(?P<account>\d+):role/")
 _ACCOUNT_TIMEOUT = 5.0  # seconds; in a private network STS may be out of reach
+_CLOSED_WITHIN = 5.0  # seconds for all clients
 _ACCOUNT_AGAIN = 600.0  # seconds after which STS is asked again when it didn't answer
 MOST_CLIENTS = 50  # beside those with the worker's own credentials
 IDLE_AFTER = 60.0  # seconds without a call, from which on a client may be closed when there are more than that
@@ -99,8 +100,10 @@ class Aws:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for key in tuple(self._services):
-            await self._close(key)
+        with anyio.move_on_after(_CLOSED_WITHIN, shield=True):  # also when the worker is broken off
+            async with AsyncExitStack() as clients:
+                for key in tuple(self._services):
+                    clients.push_async_callback(self._close, key)
 
     async def check(self) -> None:
         """Raise UserError unless there are credentials and a Region for the worker itself, and usable endpoint URLs.

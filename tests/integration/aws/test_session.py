@@ -6,6 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
 from ecs_worker import __version__
@@ -20,6 +21,8 @@ from support.simulator.helpers import point_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ecs_worker.aws.service import Service
 
 pytestmark = pytest.mark.anyio
 
@@ -500,3 +503,16 @@ async def test_fargate_s_own_launch_rate_counts_where_there_is_a_fargate(monkeyp
             for _ in range(40):
                 await ecs.launch_turn(["EC2"])
             assert time.seconds == on_fargate  # the first hundred of ECS's own bucket
+
+
+@pytest.mark.usefixtures("keys")
+async def test_all_clients_are_closed_also_when_the_worker_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    services: list[Service] = []
+    async with scripted(NO_TASKS) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server.address}")
+        with anyio.CancelScope() as life:
+            async with Aws() as aws:
+                services += [await aws.ecs(keys_of(number)) for number in range(3)]
+                life.cancel()
+                await anyio.sleep_forever()
+    assert [service.closed for service in services] == [True] * 3

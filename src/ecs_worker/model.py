@@ -26,6 +26,7 @@ class Phase(StrEnum):
     ABANDONED = "abandoned"  # there is no task and will be none; the run's end is not told yet
 
 
+FARGATE_PROVIDERS = frozenset({"FARGATE", "FARGATE_SPOT"})  # capacity providers; the first is a launch type, too
 DEFAULT_CLUSTER = "default"  # where ECS runs tasks whose cluster nobody names
 
 

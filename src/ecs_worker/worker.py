@@ -202,7 +202,7 @@ class Worker:
                 log.warning("The base job template of work pool %s: %s", pool, unread)
             parts.events.started()
             PULSE.set(parts.pulse)
-            await self._live(parts, aws)
+            await self._live(parts)
             log.info("Worker %s has stopped; ECS tasks that still run go on.", name)
 
     async def _begin(self, parts: Parts) -> None:
@@ -218,10 +218,10 @@ class Worker:
         await anyio.sleep(SLOW_START)
         log.warning("The start waits for the Prefect API at %s, %.0f s by now.", self._prefect.shown_url, SLOW_START)
 
-    async def _live(self, parts: Parts, aws: Aws) -> None:
+    async def _live(self, parts: Parts) -> None:
         async with anyio.create_task_group() as root:
             template = parts.heartbeat.pool.base_job_template
-            root.start_soon(warn_of_loopback, self._prefect, self._settings, template, aws)
+            root.start_soon(warn_of_loopback, self._prefect, self._settings, template, parts.aws)
             for loop in parts.loops:
                 root.start_soon(loop)
             root.start_soon(self._heed_signals)

@@ -12,7 +12,7 @@ from botocore.utils import parse_timestamp
 from ecs_worker.aws.limits import ON_FARGATE
 from ecs_worker.aws.service import Service, read_plainly
 from ecs_worker.errors import AwsError
-from ecs_worker.model import AwsFailure, ContainerFacts, TaskFacts
+from ecs_worker.model import FARGATE_PROVIDERS, AwsFailure, ContainerFacts, TaskFacts
 from ecs_worker.verdicts.classify import Kind, classify
 from ecs_worker.verdicts.codes import INVALID_PARAMETER, NO_CLUSTER
 
@@ -38,7 +38,6 @@ _ANSWER_ONLY = frozenset(
 )
 
 
-FARGATE = frozenset({"FARGATE", "FARGATE_SPOT"})
 AWS_ENDPOINT = re.compile(r"\.(amazonaws\.com(\.cn)?|api\.aws)$")  # an emulator has no Fargate, nor its limit
 _MISSING = "MISSING"  # the failure of a task that ECS doesn't know
 
@@ -75,7 +74,7 @@ class Ecs(Service):
     async def launch_turn(self, capacity: Sequence[str]) -> None:
         """Wait until AWS's limits leave room for RunTask with that launch type, or those capacity providers."""
         await self.turn("RunTask")
-        if not FARGATE.isdisjoint(capacity) and AWS_ENDPOINT.search(self._client.meta.endpoint_url):
+        if not FARGATE_PROVIDERS.isdisjoint(capacity) and AWS_ENDPOINT.search(self._client.meta.endpoint_url):
             await self.turn(ON_FARGATE)
 
     async def describe_tasks(self, cluster: str, arns: Sequence[str]) -> tuple[list[TaskFacts], list[AwsFailure]]:
@@ -85,7 +84,7 @@ class Ecs(Service):
 
     async def container_given(self, cluster: str, arn: str, variable: str) -> str | None:
         """The container to which RunTask gave that environment variable; None if there is none, or no such task."""
-        answer = await self._call("DescribeTasks", cluster=cluster, tasks=[arn])
+        answer = await self._call("DescribeTasks", cluster=cluster or None, tasks=[arn])
         for task in _present("DescribeTasks", answer, "tasks"):
             for container in (task.get("overrides") or {}).get("containerOverrides") or ():
                 if any(pair.get("name") == variable for pair in container.get("environment") or ()):

@@ -49,9 +49,8 @@ class Service:
 
     async def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """Wait for the operation's turn, then ask AWS. Parameters that are None are left out."""
-        with self._in_use():
-            await self.turn(operation)
-            return await self._ask(operation, **parameters)
+        await self.turn(operation)
+        return await self._ask(operation, **parameters)
 
     async def turn(self, operation: str) -> None:
         """Wait until AWS's limits leave room for the operation."""

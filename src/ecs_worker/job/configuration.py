@@ -152,11 +152,16 @@ def unread_environment(job_variables: Mapping[str, Any], may_read: Callable[[str
     )
 
 
-def pool_defaults(base_job_template: Mapping[str, Any]) -> dict[str, Any]:
-    """What the template gives for variables that nobody sets. A malformed part of it gives nothing."""
+def declared(base_job_template: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables that the template declares, and their schemas. A malformed part of it declares nothing."""
     schema = base_job_template.get("variables")
     properties = schema.get("properties") if isinstance(schema, dict) else None
-    given = properties.items() if isinstance(properties, dict) else ()
+    return properties if isinstance(properties, dict) else {}
+
+
+def pool_defaults(base_job_template: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template gives for variables that nobody sets. A malformed part of it gives nothing."""
+    given = declared(base_job_template).items()
     defaults = {name: prop.get("default") for name, prop in given if isinstance(prop, dict)}
     return {name: default for name, default in defaults.items() if default is not None}
 

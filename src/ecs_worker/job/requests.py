@@ -34,7 +34,7 @@ from ecs_worker.job.options import (
 )
 from ecs_worker.job.prepared import prepare
 from ecs_worker.job.sizes import cpu_units, memory_mib, next_fargate_pair
-from ecs_worker.model import LogStream
+from ecs_worker.model import FARGATE_PROVIDERS, LogStream
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -52,7 +52,6 @@ MOST_OVERRIDES = 8192  # characters; RunTask, `overrides`
 CLAIM_TAG = "ecs-worker/claim-id"
 
 CAPACITY = {"launchType", "capacityProviderStrategy"}  # which exclude each other
-FARGATE_PROVIDERS = {"FARGATE", "FARGATE_SPOT"}
 MANAGED_INSTANCES = "MANAGED_INSTANCES"  # reached by a capacity provider only; as a launch type, what a definition fits
 _SECRETS = {
     "PREFECT_API_KEY": "prefect_api_key_secret_arn",

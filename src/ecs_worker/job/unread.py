@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ecs_worker.job.configuration import JobConfiguration
+from ecs_worker.job.configuration import JobConfiguration, declared
 from ecs_worker.job.template import variable_in, variables_of
 from ecs_worker.job.variables import IN_REQUESTS, JobVariables
 from ecs_worker.spelling import nearest, shown
@@ -22,7 +22,7 @@ def unknown_variables(
     said = dict.fromkeys(map(variable_in, deployment), "the deployment") | dict.fromkeys(
         map(variable_in, run), "the flow run"
     )
-    known = _declared(base_job_template) | {"env"}
+    known = {*declared(base_job_template), "env"}
     if said.keys() <= known:
         return []  # as it is for nearly every run
     known |= _asked(base_job_template)
@@ -62,17 +62,11 @@ def unread_in_template(base_job_template: Mapping[str, Any]) -> Iterator[str]:
                 f". Did you mean {meant!r}?" if meant else "; remove it."
             )
     asked = _asked(base_job_template)
-    for name in sorted(_declared(base_job_template) - asked - {"env"}):
+    for name in sorted(declared(base_job_template).keys() - asked - {"env"}):
         meant = nearest(name, asked)
         yield f"it declares the variable {shown(name)}, which its job_configuration doesn't ask for" + (
             f". Did you mean {meant!r}?" if meant else ": it has no effect."
         )
-
-
-def _declared(base_job_template: Mapping[str, Any]) -> set[str]:
-    schema = base_job_template.get("variables")
-    properties = schema.get("properties") if isinstance(schema, dict) else None
-    return set(properties) if isinstance(properties, dict) else set()
 
 
 def _asked(base_job_template: Mapping[str, Any]) -> frozenset[str]:

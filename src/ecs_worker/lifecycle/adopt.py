@@ -129,7 +129,8 @@ class Adopt:
         self._colleagues = colleagues
         self._looked_at_all = -math.inf
         self._lanes = Lanes(TAKEN_AT_ONCE)
-        self._open: dict[UUID, Outcome] = {}  # what the last looks made of those that the next is to see again
+        self._open: set[UUID] = set()  # what the next look is to see again, whatever it lists
+        self._kept: set[UUID] = set()  # what keeps a slot, with a limit: it may be this worker's, or isn't decided yet
         self._since: dict[UUID, float] = {}  # orphan → when it was seen first
         self._theirs: set[UUID] = set()  # claimed by a live colleague
         self._said: set[UUID] = set()
@@ -162,9 +163,10 @@ class Adopt:
         self._since = {run_id: self._since.get(run_id, now) for run_id in orphans}
         self._theirs &= self._since.keys()
         self._said &= self._since.keys()
-        self._open = {run_id: outcome for run_id, outcome in self._open.items() if run_id in self._since}
+        self._open &= self._since.keys()
+        self._kept &= self._since.keys()
         await self._consider_all(lanes, [run_id for run_id in orphans if run_id not in self._lanes])
-        self._reserve()
+        self._ledger.reserve(len(self._kept))
         if everything:
             self._looked_at_all = self._ledger.clock()
 
@@ -176,7 +178,7 @@ class Adopt:
             found += await self._api.run_ids(
                 pool=pool, states=(StateType.SCHEDULED,), queues=queues, named=AWAITING_RETRY
             )
-        return list(dict.fromkeys([*found, *self._open, *self._lanes]))
+        return list(dict.fromkeys([*found, *self._open]))
 
     async def _consider_all(self, lanes: TaskGroup, orphans: Sequence[UUID]) -> None:
         # A few at a time are read whole, as the lanes have room: a dead worker may have left ten thousand.
@@ -184,28 +186,27 @@ class Adopt:
             some = orphans[start : start + READ_AT_ONCE]
             found = {run.id: run for run in await self._api.runs(pool=self._settings.pool, ids=some)}
             for gone in set(some) - found.keys():
-                self._open.pop(gone, None)
+                self._note(gone, Outcome.DONE)
             for run in found.values():
                 place = _place_of(run)
-                if await self._lanes.room(place):
+                self._note(run.id, Outcome.EXPECTED)
+                if await self._lanes.room(place):  # else its place is sick
                     self._lanes.begin(lanes, place, run.id, run.name, partial(self._settle, run))
-                else:
-                    self._open[run.id] = Outcome.EXPECTED  # its place is sick
 
     async def _settle(self, orphan: FlowRun) -> None:
-        outcome = await self._consider(orphan)
-        if outcome in {Outcome.OPEN, Outcome.EXPECTED}:
-            self._open[orphan.id] = outcome
-        else:
-            self._open.pop(orphan.id, None)
-        self._reserve(decided=orphan.id)
+        self._note(orphan.id, await self._consider(orphan))
+        self._ledger.reserve(len(self._kept))
 
-    def _reserve(self, decided: UUID | None = None) -> None:
-        """With a limit: keep the slots of what will be this worker's, and of what isn't decided yet."""
-        if self._settings.limit is None:
-            return
-        expected = {run_id for run_id, outcome in self._open.items() if outcome is Outcome.EXPECTED}
-        self._ledger.reserve(len(expected | (set(self._lanes) - {decided})))
+    def _note(self, run_id: UUID, outcome: Outcome) -> None:
+        """Whether the next look is to see the run again, and whether it keeps a slot."""
+        if outcome in {Outcome.OPEN, Outcome.EXPECTED}:
+            self._open.add(run_id)
+        else:
+            self._open.discard(run_id)
+        if outcome is Outcome.EXPECTED:
+            self._kept.add(run_id)
+        else:
+            self._kept.discard(run_id)
 
     async def _consider(self, orphan: FlowRun) -> Outcome:
         """Take the run up if it is this worker's to take."""
@@ -249,26 +250,29 @@ class Adopt:
     def _known(self, orphan: FlowRun) -> Outcome | None:
         """What label, message or an earlier look say already: no need to read the run's history."""
         me, live = self._settings.name, self._colleagues.online
-        doubtful = self._colleagues.doubtful
         holder = orphan.labels.get(WORKER_LABEL)
         if holder in live and holder != me:
-            return self._expected_from(holder, doubtful)
+            return self._expected_from(holder)
         if orphan.state_type is StateType.PENDING:
             claim = claim_in(orphan)
             if claim is not None and claim.worker in live and claim.worker != me:
                 self._theirs.add(orphan.id)
-                return self._expected_from(claim.worker, doubtful)
+                return self._expected_from(claim.worker)
             waits = orphan.state is not None and orphan.state.name == WAITING
             if waits and orphan.id in self._theirs:
                 return Outcome.THEIRS
         return None
 
-    def _expected_from(self, holder: str, doubtful: Collection[str]) -> Outcome:
+    def _expected_from(self, holder: str) -> Outcome:
         """A run that another worker holds may be this worker's, should that one turn out to be dead.
 
         Who else would take it up is not known: the others may serve other queues, or be out of reach of its task.
         """
-        return Outcome.EXPECTED if holder in doubtful and self._settings.limit is not None else Outcome.THEIRS
+        return (
+            Outcome.EXPECTED
+            if holder in self._colleagues.doubtful and self._settings.limit is not None
+            else Outcome.THEIRS
+        )
 
     def _not_mine(self, orphan: FlowRun, claim: ClaimRecord | None) -> Outcome:
         live, me = self._colleagues.online, self._settings.name

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from ecs_worker.lifecycle.journal.output import LOOK_BACK
+from ecs_worker.prefect_api.schemas import last_heartbeats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -87,7 +88,7 @@ class Colleagues:
         return min((beat for other, beat in beats.items() if other not in alive and beat >= of_late), default=None)
 
     def _remember(self, workers: Iterable[Worker]) -> None:
-        self._lived_until |= {each.name: each.last_heartbeat_time for each in workers if each.last_heartbeat_time}
+        self._lived_until |= last_heartbeats(workers)
         self._lived_until.pop(self._settings.name, None)
 
     @property

@@ -97,11 +97,13 @@ class Define:
             if failure is not None and failed_at >= began:
                 raise failure  # ECS failed while this waited: it needn't wait for another failure
             try:
-                return await self._found_or_registered(ecs, definition, digest, newest)
+                arn = await self._found_or_registered(ecs, definition, digest, newest)
             except AwsError as error:
                 if classify(error).kind is not Kind.PERMANENT:
                     self._failed[family] = time.monotonic(), error
                 raise
+            self._failed.pop(family, None)
+            return arn
 
     async def _found_or_registered(self, ecs: Ecs, definition: Mapping[str, Any], digest: str, newest: int) -> str:
         for arn in await ecs.newest_revisions(str(definition["family"]), newest):

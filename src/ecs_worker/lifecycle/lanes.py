@@ -15,7 +15,7 @@ import anyio
 from ecs_worker.lifecycle.loops import guarded
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable, Iterator
+    from collections.abc import Awaitable, Callable, Hashable
     from uuid import UUID
 
     from anyio.abc import TaskGroup
@@ -42,9 +42,6 @@ class Lanes:
 
     def __len__(self) -> int:
         return len(self._under_way)
-
-    def __iter__(self) -> Iterator[UUID]:
-        return iter(tuple(self._under_way))
 
     def __contains__(self, run_id: object) -> bool:
         return run_id in self._under_way

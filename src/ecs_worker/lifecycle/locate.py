@@ -6,19 +6,23 @@ import logging
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ecs_worker.errors import AwsError, DocumentUnread, JobInvalid, PrefectNotFound, UserError
 from ecs_worker.model import DEFAULT_CLUSTER, AwsTarget, Place, Placement
 from ecs_worker.verdicts.classify import Kind, classify, turned_over
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from ecs_worker.aws.session import Aws
     from ecs_worker.lifecycle.rendering.render import Render
     from ecs_worker.lifecycle.run.run import Run
     from ecs_worker.model import ClaimedRun, TaskFacts, TaskName
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 RENEWED_EVERY = 30.0  # seconds at least between two questions for a target's credentials that gave no others
 MOST_DESCRIBED = 100  # DescribeTasks takes no more
@@ -91,6 +95,15 @@ class Locate:
         run.retargeted(anew.target)
         return True
 
+    async def renewing(self, run: Run, ask: Callable[[], Awaitable[T]]) -> T:
+        """What AWS answers about the run; asked once more if its credentials have turned over. Raises as `ask`."""
+        try:
+            return await ask()
+        except AwsError as error:
+            if not turned_over(error) or not await self.renew(run):
+                raise
+        return await ask()
+
     async def _is_own(self, name: TaskName | None) -> bool:
         """Whether the task is in the worker's own account: a job that can't be rendered any more tells no other."""
         return name is not None and await self._aws.account() == name.account
@@ -101,16 +114,11 @@ class Locate:
         Raises AwsError. A task that has been stopped for more than an hour is not found.
         """
         assert run.placement is not None, "without a placement there is nowhere to look"
-        try:
-            return await self._find(run, run.placement)
-        except AwsError as error:
-            if not turned_over(error) or not await self.renew(run):
-                raise
-        return await self._find(run, run.placement)
+        return await self.renewing(run, lambda: self._find(run))
 
-    async def _find(self, run: Run, placement: Placement) -> TaskFacts | None:
-        ecs = await self._aws.ecs(placement.target)
-        cluster = placement.cluster
+    async def _find(self, run: Run) -> TaskFacts | None:
+        target, cluster = run.place
+        ecs = await self._aws.ecs(target)
         arns: list[str] = []
         for status in ("RUNNING", "STOPPED"):
             arns += await ecs.list_tasks(cluster, started_by=run.claim.started_by, desired_status=status)

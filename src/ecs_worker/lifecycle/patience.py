@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SLOW_AFTER = 1.0  # seconds
+SLOW_AFTER = 1.0  # seconds without an answer, from which on the run's launching slot is others'
 UNPLACED_TIMEOUT = 900.0  # seconds for what AWS is asked before the job's own launch time-out is known
 BEGUN = frozenset({StateType.RUNNING, StateType.PAUSED})
 
@@ -139,7 +139,9 @@ class Patience:
 
     def _no_room(self, run: Run, place: Hashable, why: str) -> NoRoom:
         after = self._ledger.aside.later(place)
-        return NoRoom(f"No ECS task is launched{_place(run)} now: {why} It is tried again in {after:.0f} s.", after)
+        return NoRoom(
+            f"No ECS task is launched{_place(run)} now: {why.rstrip('. ')}. It is tried again in {after:.0f} s.", after
+        )
 
     async def _once(self, run: Run, place: Hashable, question: Callable[[], Awaitable[T]]) -> T:
         refuse_if_cancelled(run)

@@ -6,8 +6,8 @@ to the task (`startedBy`).
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections import deque
 from typing import TYPE_CHECKING
 
 import anyio
@@ -37,8 +37,7 @@ class Sign:
         self._ledger = ledger
         self._worker = worker
         self._limiter = anyio.CapacityLimiter(WRITES_AT_ONCE)
-        self._unlabelled: deque[Run] = deque()
-        self._adopted = anyio.Event()
+        self._unlabelled: asyncio.Queue[Run] = asyncio.Queue()
 
     async def run(self) -> None:
         """Repeat for ever what could not be written, and label what was adopted."""
@@ -50,10 +49,7 @@ class Sign:
     async def _label_adopted(self) -> None:
         with as_urgent(Urgency.LABEL):
             while True:
-                while not self._unlabelled:
-                    self._adopted = anyio.Event() if self._adopted.is_set() else self._adopted
-                    await self._adopted.wait()
-                run = self._unlabelled.popleft()
+                run = await self._unlabelled.get()
                 if run.id in self._ledger:
                     await self._label(run)
 
@@ -76,8 +72,7 @@ class Sign:
         if not run.signed:
             await self._write_name(run)
         if not labelled:
-            self._unlabelled.append(run)
-            self._adopted.set()
+            self._unlabelled.put_nowait(run)
 
     async def _name(self, run: Run) -> None:
         async with self._limiter:

@@ -119,6 +119,8 @@ class Watch:
             await self._describe(calls, place, chunk)
         finally:
             self._looks[place] -= 1
+            if not self._looks[place]:
+                del self._looks[place]  # credentials turn over, and places with them
 
     async def _describe(self, calls: TaskGroup, place: _Place, chunk: Sequence[Run]) -> None:
         target, cluster = place
@@ -172,12 +174,7 @@ class Watch:
     async def stop(self, run: Run, why: str) -> None:
         """Ask ECS to stop the run's task. `why` becomes the task's stoppedReason and part of a crash's message."""
         try:
-            try:
-                await self._ask_to_stop(run, why)
-            except AwsError as error:
-                if not turned_over(error) or not await self._locate.renew(run):
-                    raise
-                await self._ask_to_stop(run, why)
+            await self._locate.renewing(run, lambda: self._ask_to_stop(run, why))
         except EcsWorkerError as error:
             log.warning("%s: its task can't be stopped yet: %s", run.label, error)
 

@@ -23,6 +23,7 @@ from ecs_worker.errors import (
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.lifecycle.loops import every
 from ecs_worker.prefect_api.channel import Channel
+from ecs_worker.prefect_api.schemas import last_heartbeats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -111,17 +112,12 @@ class Heartbeat:
     async def _mark(self) -> None:
         if not self._marks() or self._settings.heartbeat_seconds <= MARK_EVERY:
             return
-        sent = time.monotonic()
-        if await self.channel.beat():
-            self.beat_at = sent
-        elif not self._api.is_cloud:  # which counts calls
+        if not await self._beat_by_channel() and not self._api.is_cloud:  # which counts calls
             with suppress(PrefectError):  # the next regular heartbeat tells
                 await self.beat()
 
     async def _keep_up(self) -> None:
-        sent = time.monotonic()
-        if await self.channel.beat():
-            self.beat_at = sent
+        if await self._beat_by_channel():
             return
         try:
             await self.beat()
@@ -131,6 +127,13 @@ class Heartbeat:
         pool = await self._api.read_pool(self._settings.pool)
         if pool is not None and not self.channel.ready:  # what the channel has brought meanwhile is newer
             self._know(pool)
+
+    async def _beat_by_channel(self) -> bool:
+        """Whether there is a channel, and the heartbeat went over it."""
+        sent = time.monotonic()
+        if went := await self.channel.beat():
+            self.beat_at = sent
+        return went
 
     def _know(self, pool: WorkPool) -> None:
         self._pool = pool
@@ -146,7 +149,7 @@ class Heartbeat:
         self._pool = await self._find_or_create(template)
         if self._before is None:  # only once: after a lost answer it would be our own heartbeat
             workers = await self._api.newest_workers(self._settings.pool)
-            self._before = {each.name: each.last_heartbeat_time for each in workers if each.last_heartbeat_time}
+            self._before = last_heartbeats(workers)
         self.worker_id = await self.beat()
         self.server_version = await self._api.server_version()
 

@@ -96,7 +96,7 @@ class Budget:
             return
         now = self._now()
         self._fill(now)
-        self._closed_until = max(self._closed_until, now + min(after or 0.0, LONGEST_CLOSED))
+        self.closed(after or 0.0)
         if now - self._refused_at < SAME_REFUSAL:
             return
         self._refused_at = now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 from uuid import UUID
@@ -302,14 +303,8 @@ class PrefectClient:
         """A run's log lines of that time, oldest first: at most so many pages."""
         timestamps = {"after_": first.isoformat(), "before_": last.isoformat()}
         logs = {"flow_run_id": {"any_": [str(run_id)]}, "timestamp": timestamps}
-        found: list[LogEntry] = []
-        for _ in range(most_pages):
-            body = {"logs": logs, "sort": "TIMESTAMP_ASC", "offset": len(found)}
-            page = await self._limited("/logs/filter", body, self._page, _logs)
-            found += page
-            if len(page) < self._page:
-                break
-        return found
+        body = {"logs": logs, "sort": "TIMESTAMP_ASC"}
+        return await self._pages("/logs/filter", body, _logs, most_pages=most_pages)
 
     async def write_events(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Send events. Does nothing on servers without events (2.20)."""
@@ -351,15 +346,21 @@ class PrefectClient:
         return await self._write_logs(entries[:middle]) + await self._write_logs(entries[middle:])
 
     async def _pages(
-        self, path: str, body: Mapping[str, Any], read: Callable[[Any], list[_T]], most: int | None = None
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        read: Callable[[Any], list[_T]],
+        most: int | None = None,
+        most_pages: int | None = None,
     ) -> list[_T]:
-        """All objects. `most`: the caller knows that there are no more than this."""
+        """All objects, or those of the first `most_pages`. `most`: the caller knows that there are no more."""
         found: list[_T] = []
-        while True:
+        for number in count(1):
             page = await self._limited(path, {**body, "offset": len(found)}, self._page, read)
             found += page
-            if len(page) < self._page or len(found) == most:
-                return found
+            if len(page) < self._page or len(found) == most or number == most_pages:
+                break
+        return found
 
     async def _linked_ids(self, path: str, body: Mapping[str, Any]) -> list[UUID]:
         """All ids, page by page.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 class StateType(StrEnum):
@@ -254,6 +254,11 @@ class Worker:
             status=raw.get("status") or "",
             last_heartbeat_time=_time(raw.get("last_heartbeat_time")),
         )
+
+
+def last_heartbeats(workers: Iterable[Worker]) -> dict[str, datetime]:
+    """When each of them beat last, by name; without those that never did."""
+    return {worker.name: worker.last_heartbeat_time for worker in workers if worker.last_heartbeat_time}
 
 
 @dataclass(frozen=True, slots=True)

@@ -381,12 +381,16 @@ async def test_a_look_that_fails_half_way_ends_with_the_server_s_error(scene: Sc
 # -- what it costs
 
 
+def leave_running(scene: Scene, number: int, worker: str) -> None:
+    """So many runs, with tasks, that the worker of that name looked after."""
+    for orphan in [Orphan(scene) for _ in range(number)]:
+        scene.api.runs[orphan.run_id]["infrastructure_pid"] = f"default::{TASK_ARN}{orphan.run_id}"
+        orphan.runs(worker)
+
+
 async def test_running_runs_of_its_own_cost_a_restarted_worker_no_call_each(make_scene: MakeScene) -> None:
     scene = await make_scene(settings())
-    orphans = [Orphan(scene) for _ in range(250)]
-    for orphan in orphans:
-        scene.api.runs[orphan.run_id]["infrastructure_pid"] = f"default::{TASK_ARN}{orphan.run_id}"
-        orphan.runs("worker")
+    leave_running(scene, 250, "worker")
     before = len(scene.api.calls)
     await look(scene)
     assert len(scene.parts.ledger) == 250
@@ -395,10 +399,7 @@ async def test_running_runs_of_its_own_cost_a_restarted_worker_no_call_each(make
 
 async def test_a_dead_colleague_s_runs_are_watched_before_all_are_labelled(make_scene: MakeScene) -> None:
     scene = await make_scene(settings())
-    orphans = [Orphan(scene) for _ in range(250)]
-    for orphan in orphans:
-        scene.api.runs[orphan.run_id]["infrastructure_pid"] = f"default::{TASK_ARN}{orphan.run_id}"
-        orphan.runs("dead")
+    leave_running(scene, 250, "dead")
 
     def labelled() -> int:
         return sum("labels" in name for _, name in scene.api.calls)

@@ -225,12 +225,18 @@ async def test_a_part_is_a_bucket_of_its_own(share: float, burst: int) -> None:
     assert limits.part("", "DescribeTasks", share) is part
 
 
-async def test_workers_of_a_pool_divide_a_limit() -> None:
-    clock = VirtualClock()
+def shared_by_four(clock: VirtualClock) -> tuple[Limits, Bucket]:
+    """Limits that four workers draw on, and the bucket of RunTask, which was there before."""
     limits = Limits(share=1.0, clock=clock)
     bucket = limits.bucket("", "RunTask")
     assert bucket is not None
     limits.shared_by(4)
+    return limits, bucket
+
+
+async def test_workers_of_a_pool_divide_a_limit() -> None:
+    clock = VirtualClock()
+    limits, bucket = shared_by_four(clock)
     part = limits.part("", "DescribeTasks", 1.0)
     assert (bucket.per_second, part.per_second) == (10, 5)
     assert bucket.grant(1000) == 25
@@ -242,10 +248,7 @@ async def test_workers_of_a_pool_divide_a_limit() -> None:
 async def test_a_part_grows_while_calls_wait_and_aws_allows_it() -> None:
     """Colleagues may need less than their parts."""
     clock = VirtualClock()
-    limits = Limits(share=1.0, clock=clock)
-    bucket = limits.bucket("", "RunTask")
-    assert bucket is not None
-    limits.shared_by(4)
+    _, bucket = shared_by_four(clock)
     assert bucket.grant(1000) == 25
     async with anyio.create_task_group() as group:
 

@@ -12,7 +12,6 @@ from ecs_worker.job.requests import (
     CAPACITY,
     DEFAULT_CPU,
     DEFAULT_MEMORY,
-    FARGATE_PROVIDERS,
     MANAGED_INSTANCES,
     launch_type_of,
 )
@@ -25,6 +24,7 @@ from ecs_worker.job.sizes import (
     next_fargate_pair,
     whole_number,
 )
+from ecs_worker.model import FARGATE_PROVIDERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

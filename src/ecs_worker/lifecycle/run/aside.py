@@ -38,9 +38,6 @@ class Aside:
     def __len__(self) -> int:
         return len(self._places)
 
-    def __contains__(self, run_id: object) -> bool:
-        return run_id in self._places
-
     def waits(self) -> dict[Hashable, tuple[int, float, str]]:
         """For each place: how many wait, for how many seconds the first does, and for what."""
         now = self._clock()
@@ -82,7 +79,10 @@ class Aside:
 
     def later(self, place: Hashable) -> float:
         """Seconds after which a run that is turned away may be tried again: not all at the same time."""
-        crowd, now = self._crowds.setdefault(place, _Crowd()), self._clock()
+        now = self._clock()
+        # Of places where nobody waits, only those are remembered where somebody is yet to come back.
+        self._crowds = {key: crowd for key, crowd in self._crowds.items() if crowd.since or crowd.next_at > now}
+        crowd = self._crowds.setdefault(place, _Crowd())
         crowd.next_at = max(now + FIRST_LATER, crowd.next_at + APART)
         if crowd.next_at - now > LAST_LATER:
             crowd.next_at = now + FIRST_LATER

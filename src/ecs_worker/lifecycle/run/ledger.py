@@ -82,7 +82,9 @@ class Ledger:
         return max(room, 0)
 
     def reserve(self, slots: int) -> None:
-        """Keep so many slots for runs that this worker will have to take up, but may not yet."""
+        """Keep so many slots for runs that this worker will have to take up, but may not yet; with a limit only."""
+        if self._limit is None:
+            return
         freed = slots < self._reserved
         self._reserved = slots
         if freed:

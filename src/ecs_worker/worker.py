@@ -63,8 +63,9 @@ from ecs_worker.ops.reach import warn_of_loopback
 from ecs_worker.prefect_api.client import PrefectClient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
+    from anyio import CancelScope
     from anyio.abc import TaskGroup
 
     from ecs_worker.settings import PrefectSettings, WorkerSettings
@@ -187,14 +188,27 @@ class Worker:
         """What the worker is made of, once it runs."""
 
     async def run(self) -> None:
-        """Work until `stopping` is set or a signal comes. Raises UserError if it can't begin."""
+        """Work until `stopping` is set or a signal comes. Raises UserError if it can't begin.
+
+        Signals are heard from the first moment, so that an interrupt never breaks in where nobody awaits it.
+        """
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with anyio.create_task_group() as whole:
+                whole.start_soon(self._heed_signals, signals)
+                await self._work()
+                whole.cancel_scope.cancel()
+
+    async def _work(self) -> None:
         async with AsyncExitStack() as stack:
             api = await stack.enter_async_context(PrefectClient(self._prefect))
             aws = await stack.enter_async_context(Aws())
             await aws.check()
             self.parts = parts = build(self._settings, self._prefect, api, aws, stopping=self.stopping)
-            await self._begin(parts)
             name, pool = self._settings.name, self._settings.pool
+            await self._begin(parts)
+            if self.stopping.is_set():
+                log.info("Worker %s has stopped before it took any flow run.", name)
+                return
             log.info(
                 "Worker %s %s takes flow runs of work pool %s at %s.", name, __version__, pool, self._prefect.shown_url
             )
@@ -208,10 +222,16 @@ class Worker:
     async def _begin(self, parts: Parts) -> None:
         async with anyio.create_task_group() as patience:
             patience.start_soon(self._tell_slow_start)
+            patience.start_soon(self._break_off, patience.cancel_scope)
             async with anyio.create_task_group() as beginnings:
                 beginnings.start_soon(parts.locate.settle)
                 await parts.heartbeat.begin()
             patience.cancel_scope.cancel()
+
+    async def _break_off(self, begun: CancelScope) -> None:
+        """Who is told to stop while it begins has nothing to finish."""
+        await self.stopping.wait()
+        begun.cancel()
 
     async def _tell_slow_start(self) -> None:
         """A start that hangs is not to look like one that never was."""
@@ -224,7 +244,6 @@ class Worker:
             root.start_soon(warn_of_loopback, self._prefect, self._settings, template, parts.aws)
             for loop in parts.loops:
                 root.start_soon(loop)
-            root.start_soon(self._heed_signals)
             if self._settings.with_healthcheck:
                 root.start_soon(self._serve_health, parts)
             async with parts.way.open(self._settings.stop_seconds):
@@ -280,13 +299,12 @@ class Worker:
                 await self.stopping.wait()
         self.stopping.set()
 
-    async def _heed_signals(self) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for number in signals:
-                if self.stopping.is_set():
-                    _exit_at_once(number)
-                log.info("%s: no more runs are taken; open launches are finished.", number.name)
-                self.stopping.set()
+    async def _heed_signals(self, signals: AsyncIterator[signal.Signals]) -> None:
+        async for number in signals:
+            if self.stopping.is_set():
+                _exit_at_once(number)
+            log.info("%s: no more runs are taken; open launches are finished.", number.name)
+            self.stopping.set()
 
     async def _serve_health(self, parts: Parts) -> None:
         from ecs_worker.ops.health import serve  # noqa: PLC0415 - its server costs start-up time; most have none

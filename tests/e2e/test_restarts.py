@@ -56,6 +56,14 @@ async def test_interrupt_is_a_polite_end_too(world: World) -> None:
     assert "Traceback" not in process.output
 
 
+async def test_a_signal_ends_a_start_that_waits(world: World, prefect_proxy: ChaosProxy) -> None:
+    prefect_proxy.fault(fault(What.LATENCY, delay=60.0))
+    async with world.worker(api_url=prefect_proxy.api_url, whole=True) as process:
+        await process.wait_for_output("The start waits for the Prefect API")
+        assert await process.stop(signal.SIGTERM) == 0
+    assert "stopped before it took any flow run" in process.output
+
+
 async def test_same_name_takes_its_own_runs_up_again(either_world: World) -> None:
     """As an ECS service restarts it. Its runs may have ended meanwhile."""
     world = either_world

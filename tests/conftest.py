@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from ecs_worker.prefect_api.client import PrefectClient
 from ecs_worker.settings import PrefectSettings
@@ -46,6 +48,15 @@ def pytest_configure_node(node: Any) -> None:
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _models_parsed_once() -> Iterator[None]:
+    """Botocore parses a service's model for each session, which would be a third of all CPU that the tests take."""
+    with pytest.MonkeyPatch.context() as patch:
+        load = cache(JSONFileLoader().load_file)
+        patch.setattr(JSONFileLoader, "load_file", lambda _, path: load(path))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

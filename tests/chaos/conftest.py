@@ -1,4 +1,4 @@
-"""The Prefect server of the chaos tests, and the tables that they leave at the end of pytest's output."""
+"""The options of the chaos tests, and the tables that they leave at the end of pytest's output."""
 
 from __future__ import annotations
 
@@ -6,22 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.arena import SERVER
-from support.servers.shared import shared_prefect
-
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
-
-    from support.servers.prefect import PrefectServer
 
 _TABLE = "table: "
-
-
-@pytest.fixture(scope="session")
-def stormy(session_directory: Path) -> PrefectServer:
-    """A Prefect 3 server that notices quickly that a worker has gone."""
-    return shared_prefect(session_directory, "3", "stormy", env=SERVER)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

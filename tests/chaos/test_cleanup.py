@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.arena import SERVER, Arena
+from support.arena import Arena
 from support.servers.shared import shared_prefect
 from support.simulator import FlowScript, TaskScript, What, fault
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from support.servers.prefect import PrefectServer
     from support.simulator.fleet import Task
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("cleanup")]  # one process, as the server is its own
 
-IMPATIENT = SERVER | {"PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS": "0.5"}
+IMPATIENT = {"PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS": "0.5"}
 STUBBORN = TaskScript(running=None, flow=FlowScript(seconds=600, heeds_cancel=False))
 GIVEN_UP = "Flow run cancellation timed out; marked this flow run as Cancelled."  # the server's words
 

@@ -26,8 +26,8 @@ CLAIM = "POST /flow_runs/{id}/set_state PENDING"
 
 
 @pytest.fixture
-async def arena(stormy: PrefectServer, tmp_path: Path) -> AsyncIterator[Arena]:
-    async with Arena(stormy, tmp_path) as arena:
+async def arena(prefect3: PrefectServer, tmp_path: Path) -> AsyncIterator[Arena]:
+    async with Arena(prefect3, tmp_path) as arena:
         arena.aws.ecs.scripts.default = QUICK_FLOW
         yield arena
         assert "Traceback" not in arena.outputs()
@@ -128,9 +128,9 @@ async def test_a_flow_that_runs_before_its_launch_is_answered_is_left_alone(aren
     await all_complete_once(arena, [run])
 
 
-async def test_awss_bucket_is_waited_for(stormy: PrefectServer, tmp_path: Path) -> None:
+async def test_awss_bucket_is_waited_for(prefect3: PrefectServer, tmp_path: Path) -> None:
     limits = {"cluster resource modify": Limit(5, 4, ("RunTask", "StopTask"))}
-    async with Arena(stormy, tmp_path, limits=limits) as arena:
+    async with Arena(prefect3, tmp_path, limits=limits) as arena:
         arena.aws.ecs.scripts.default = QUICK_FLOW
         runs = await arena.runs(40)
         arena.worker("worker")

@@ -390,7 +390,7 @@ def _judge(story: Story, arena: Arena, run: str) -> None:
 @pytest.mark.parametrize("name", list(STORIES))
 async def test_no_death_loses_or_doubles(
     name: str,
-    stormy: PrefectServer,
+    prefect3: PrefectServer,
     tmp_path: Path,
     show: Callable[[str, str], None],
     pytestconfig: pytest.Config,
@@ -398,14 +398,14 @@ async def test_no_death_loses_or_doubles(
     story = STORIES[name]
     every_call = story.every_call or pytestconfig.getoption("--every-call")
     matrix = Matrix(story)
-    moments = await record(story, stormy, tmp_path)
+    moments = await record(story, prefect3, tmp_path)
     slots, setting_out = anyio.CapacityLimiter(AT_ONCE), anyio.Lock()
 
     async def fill(moment: Moment, way: Way) -> None:
         async with slots:
             try:
                 with anyio.fail_after(4 * SETTLED_WITHIN):
-                    matrix.cells[moment][way] = await die(story, moment, way, stormy, tmp_path, setting_out)
+                    matrix.cells[moment][way] = await die(story, moment, way, prefect3, tmp_path, setting_out)
             except* (AssertionError, TimeoutError) as failed:
                 matrix.cells[moment][way] = float("nan")
                 matrix.problems.append(f"{moment}, {way}: {failed.exceptions[0]!r}")

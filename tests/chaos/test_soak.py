@@ -64,11 +64,11 @@ class Workers:
 @pytest.mark.anyio
 @pytest.mark.timeout(3600)
 async def test_every_run_ends_once(
-    stormy: PrefectServer, tmp_path: Path, show: Show, pytestconfig: pytest.Config
+    prefect3: PrefectServer, tmp_path: Path, show: Show, pytestconfig: pytest.Config
 ) -> None:
     number: int = pytestconfig.getoption("--soak-runs")
     bound = 60 + number * SECONDS_PER_RUN
-    async with Arena(stormy, tmp_path, seed=SEED) as arena:
+    async with Arena(prefect3, tmp_path, seed=SEED) as arena:
         arena.aws.ecs.scripts.default = TaskScript(
             missing=1, provisioning=0.5, pending=0.3, activating=0.2, flow=FlowScript(seconds=10)
         )

@@ -37,8 +37,8 @@ ATTEMPTS = 3
 
 
 @pytest.fixture
-async def arena(stormy: PrefectServer, tmp_path: Path) -> AsyncIterator[Arena]:
-    async with Arena(stormy, tmp_path) as arena:
+async def arena(prefect3: PrefectServer, tmp_path: Path) -> AsyncIterator[Arena]:
+    async with Arena(prefect3, tmp_path) as arena:
         yield arena
         assert "Traceback" not in arena.outputs()
 

@@ -25,8 +25,8 @@ CLAIM = "POST /flow_runs/{id}/set_state PENDING"
 
 
 @pytest.fixture
-async def arena(stormy: PrefectServer, tmp_path: Path) -> AsyncIterator[Arena]:
-    async with Arena(stormy, tmp_path) as arena:
+async def arena(prefect3: PrefectServer, tmp_path: Path) -> AsyncIterator[Arena]:
+    async with Arena(prefect3, tmp_path) as arena:
         arena.aws.ecs.scripts.default = TaskScript(flow=FlowScript(seconds=0.2))
         yield arena
         assert "Traceback" not in arena.outputs()

@@ -8,7 +8,7 @@ import pytest
 
 from support.world import AUTH_STRING, ROLE, World
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("guarded")]  # one process, as they are its server's only ones
 AWS_SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 API_KEY = "pnu_0123456789abcdefghijklmnopqrstuvwxyz"
 

@@ -30,8 +30,6 @@ QUICK = {
     "ECS_WORKER_HEARTBEAT_SECONDS": "1",
     "ECS_WORKER_ADOPT_SECONDS": "1",
 }
-# The server counts a worker as gone after three heartbeats, and looks this often (15 s by default).
-SERVER = {"PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "1"}
 
 
 class Arena:

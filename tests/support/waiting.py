@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NEAR, FAR = 0.02, 0.2  # seconds between two looks
+NEAR, FAR, FARTHEST = 0.02, 0.2, 1.0  # seconds between two looks
 
 
 async def until(
@@ -21,11 +21,13 @@ async def until(
 ) -> Any:
     """Look until something true is seen, and give it.
 
-    A coroutine function as a rule asks a server, which costs both sides' time: it is called less often than others.
-    `every` says how often, in seconds, where that matters. Fails after so many `seconds`, with what `told` gives then.
+    A coroutine function as a rule asks a server, which costs both sides' time: it is called less often than others,
+    and still less often the longer it takes. `every` says how often, in seconds, where that matters. Fails after so
+    many `seconds`, with what `told` gives then.
     """
     try:
         async with asyncio.timeout(seconds) as time:
+            far = FAR
             while True:
                 seen = look()
                 asked = inspect.isawaitable(seen)
@@ -33,7 +35,8 @@ async def until(
                     seen = await seen
                 if seen:
                     return seen
-                await asyncio.sleep(every or (FAR if asked else NEAR))
+                await asyncio.sleep(every or (far if asked else NEAR))
+                far = min(far * 1.15, FARTHEST)
     except TimeoutError:
         if not time.expired():  # it is the look's own
             raise

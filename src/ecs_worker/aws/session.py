@@ -15,7 +15,7 @@ import re
 import uuid
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import aioboto3
@@ -88,7 +88,6 @@ class Aws:
         self._limits = limits or Limits()
         self._clients: dict[tuple[str, AwsTarget], AsyncExitStack] = {}
         self._sessions: dict[str, aioboto3.Session] = {}
-        self._models: Any = None  # botocore's service models, parsed once for all sessions
         self._services: dict[tuple[str, AwsTarget], Service] = {}
         self._accounts: dict[str, str] = {}  # by the credentials' fingerprint
         self._silent_until = -math.inf  # STS did not answer
@@ -218,7 +217,8 @@ class Aws:
 
     async def _client(self, name: str, target: AwsTarget) -> Any:
         session = self._session(target.credentials)
-        await anyio.to_thread.run_sync(self._models.load_service_model, name, "service-2")  # reads hundreds of paths
+        # It reads hundreds of paths: not on the event loop.
+        await anyio.to_thread.run_sync(_models().load_service_model, name, "service-2")
         try:
             parameters = _client_parameters(name, target.credentials)
             made = session.client(name, region_name=target.region, **parameters)
@@ -259,11 +259,16 @@ class Aws:
     def _session(self, credentials: AwsCredentials | None) -> aioboto3.Session:
         key = credentials.fingerprint if credentials else ""
         if key not in self._sessions:
-            if self._models is None:
-                self._models = create_loader(AioSession().get_config_variable("data_path"))
-                self._models.file_loader = _LeanModels()
-            self._sessions[key] = aioboto3.Session(botocore_session=_new_session(credentials, self._models))
+            self._sessions[key] = aioboto3.Session(botocore_session=_new_session(credentials))
         return self._sessions[key]
+
+
+@cache
+def _models() -> Any:
+    """Botocore's service models and endpoints, parsed once for all sessions."""
+    loader = create_loader(AioSession().get_config_variable("data_path"))
+    loader.file_loader = _LeanModels()
+    return loader
 
 
 class _LeanModels(JSONFileLoader):  # type: ignore[misc] # botocore has no types
@@ -291,19 +296,19 @@ def _slow_down(limits: Limits, account: Hashable, event_name: str, parsed_respon
             bucket.penalise()
 
 
-def _new_session(credentials: AwsCredentials | None, models: Any) -> AioSession:
-    session = _plain_session(credentials, models)
+def _new_session(credentials: AwsCredentials | None) -> AioSession:
+    session = _plain_session(credentials)
     if credentials is None or not credentials.assume_role_arn:
         return session
     role = _AssumedRole(session, credentials.assume_role_arn, credentials.assume_role_kwargs)
-    assumed = _plain_session(AwsCredentials(profile_name=credentials.profile_name), models)
+    assumed = _plain_session(AwsCredentials(profile_name=credentials.profile_name))
     assumed.get_component("credential_provider").providers.insert(0, role)
     return assumed
 
 
-def _plain_session(credentials: AwsCredentials | None, models: Any) -> AioSession:
+def _plain_session(credentials: AwsCredentials | None) -> AioSession:
     session = AioSession(profile=credentials.profile_name if credentials else None)
-    session.register_component("data_loader", models)
+    session.register_component("data_loader", _models())
     # botocore only reads AWS_DEFAULT_REGION and the profile, but ECS and Lambda set AWS_REGION.
     if not session.get_config_variable("region") and (region := os.environ.get("AWS_REGION")):
         session.set_config_variable("region", region)

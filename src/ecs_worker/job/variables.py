@@ -6,6 +6,7 @@ The default base job template, the job configuration (`configuration.py`) and th
 from __future__ import annotations
 
 import copy
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -435,9 +436,14 @@ IN_REQUESTS = {name: next(at for at, placed in PLACES.items() if placed == name)
 """The variables that only the requests hold → where they stand there."""
 
 
+@cache
+def _schema() -> dict[str, Any]:
+    return JobVariables.model_json_schema(ref_template="#/definitions/{model}")
+
+
 def default_base_job_template() -> dict[str, Any]:
     """The base job template of a new pool: each part of the configuration from the variable of its name."""
-    schema = JobVariables.model_json_schema(ref_template="#/definitions/{model}")
+    schema = copy.deepcopy(_schema())
     named = {name: f"{{{{ {name} }}}}" for name in JobVariables.model_fields if name not in IN_REQUESTS}
     return {
         "job_configuration": named | copy.deepcopy(_REQUESTS) | {INLINE_DEFINITION: "{{ task_definition }}"},

@@ -37,6 +37,13 @@ _QUIET = {
     # To call waiting runs late takes its time: 1,500 of them minutes.
     "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "300",
     "PREFECT_API_SERVICES_LATE_RUNS_AFTER_SECONDS": "300",  # its name on 2.20
+    # Many idle servers cost as much as a few busy ones: what no test waits for looks seldom.
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "60",
+    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "60",
+    "PREFECT_SERVER_SERVICES_CLEANUP_RECONCILER_LOOP_SECONDS": "60",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+    # A worker counts as gone after three heartbeats; that is looked after this often (15 s by default).
+    "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "1",
 }
 _START_SECONDS = 150
 

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import certifi
 import pytest
 from botocore.loaders import JSONFileLoader
 
@@ -60,6 +61,17 @@ def _models_parsed_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _one_authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The AWS of the tests speaks plain HTTP; for each client botocore reads 140 authorities all the same."""
+    authority, end, _ = Path(certifi.where()).read_text(encoding="utf-8").partition("-----END CERTIFICATE-----\n")
+    file = tmp_path_factory.mktemp("authorities") / "one.pem"
+    file.write_text(authority + end, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_CA_BUNDLE", str(file))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _nobodys_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Whoever runs the tests may use Prefect: neither their settings nor their proxies take part."""
     with pytest.MonkeyPatch.context() as patch:
@@ -76,19 +88,21 @@ def session_directory(pytestconfig: pytest.Config) -> Path:
     return pytestconfig.stash[_DIRECTORY]
 
 
-@pytest.fixture(scope="session")
-def prefect3(session_directory: Path) -> PrefectServer:
+@pytest.fixture
+def prefect3(session_directory: Path) -> Iterator[PrefectServer]:
     """A Prefect 3.x server, the same for all."""
-    return shared_prefect(session_directory, "3", "prefect3")
+    with shared_prefect(session_directory, "3", "prefect3") as server:
+        yield server
 
 
-@pytest.fixture(scope="session")
-def prefect2(session_directory: Path) -> PrefectServer:
+@pytest.fixture
+def prefect2(session_directory: Path) -> Iterator[PrefectServer]:
     """A Prefect 2.20 server, the same for all."""
-    return shared_prefect(session_directory, "2", "prefect2")
+    with shared_prefect(session_directory, "2", "prefect2") as server:
+        yield server
 
 
-@pytest.fixture(scope="session", params=["prefect3", "prefect2"])
+@pytest.fixture(params=["prefect3", "prefect2"])
 def prefect(request: pytest.FixtureRequest) -> PrefectServer:
     """Each server in turn."""
     server: PrefectServer = request.getfixturevalue(request.param)

@@ -11,7 +11,7 @@ from support.servers.shared import shared_prefect
 from support.simulator import FlowScript, TaskScript, What, fault
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from support.servers.prefect import PrefectServer
@@ -24,10 +24,11 @@ STUBBORN = TaskScript(running=None, flow=FlowScript(seconds=600, heeds_cancel=Fa
 GIVEN_UP = "Flow run cancellation timed out; marked this flow run as Cancelled."  # the server's words
 
 
-@pytest.fixture(scope="session")
-def impatient(session_directory: Path) -> PrefectServer:
+@pytest.fixture
+def impatient(session_directory: Path) -> Iterator[PrefectServer]:
     """A Prefect 3 server that waits half a second for cancellations instead of five minutes."""
-    return shared_prefect(session_directory, "3", "impatient", env=IMPATIENT)
+    with shared_prefect(session_directory, "3", "impatient", env=IMPATIENT) as server:
+        yield server
 
 
 @pytest.fixture

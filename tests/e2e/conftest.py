@@ -11,7 +11,7 @@ from support.servers.shared import shared_aws, shared_prefect
 from support.world import AUTH_STRING, World, ecs_client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from support.servers.prefect import PrefectServer
@@ -35,10 +35,11 @@ async def ecs(aws: str) -> AsyncIterator[Any]:
         yield client
 
 
-@pytest.fixture(scope="session")
-def guarded(session_directory: Path) -> PrefectServer:
+@pytest.fixture
+def guarded(session_directory: Path) -> Iterator[PrefectServer]:
     """A server that wants an auth string and CSRF tokens."""
-    return shared_prefect(session_directory, "3", "guarded", auth_string=AUTH_STRING, csrf=True)
+    with shared_prefect(session_directory, "3", "guarded", auth_string=AUTH_STRING, csrf=True) as server:
+        yield server
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ def session() -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+@contextmanager
 def shared_prefect(
     directory: Path,
     line: Line,
@@ -48,8 +49,8 @@ def shared_prefect(
     auth_string: str | None = None,
     csrf: bool = False,
     env: dict[str, str] | None = None,
-) -> PrefectServer:
-    """The Prefect server of that name, of which all ask for the same kind. Nobody may stop it.
+) -> Iterator[PrefectServer]:
+    """The Prefect server of that name, of which all ask for the same kind. Nobody may stop it. It sleeps afterwards.
 
     Each process of the session has one of its own: SQLite lets in one writer at a time, and servers that several
     processes share answer 503 now and then.
@@ -64,7 +65,8 @@ def shared_prefect(
         return {"home": str(server.home), "port": server.port, "extra": server.extra}
 
     known = _once(directory, name, start)
-    return PrefectServer(line, Path(known["home"]), auth_string, known["extra"], known["port"])
+    with PrefectServer(line, Path(known["home"]), auth_string, known["extra"], known["port"]).awake() as server:
+        yield server
 
 
 def shared_aws(directory: Path, name: str, *, step_seconds: float = 0.1) -> str:

@@ -54,6 +54,7 @@ def environment(
     if aws_url is not None:
         env |= {
             "AWS_ENDPOINT_URL": aws_url,
+            **{name: value for name, value in os.environ.items() if name == "AWS_CA_BUNDLE"},
             "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
             "AWS_SECRET_ACCESS_KEY": "an-example",
             "AWS_DEFAULT_REGION": "us-east-1",

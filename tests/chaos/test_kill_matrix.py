@@ -398,7 +398,9 @@ async def test_no_death_loses_or_doubles(
     story = STORIES[name]
     every_call = story.every_call or pytestconfig.getoption("--every-call")
     matrix = Matrix(story)
-    moments = await record(story, prefect3, tmp_path)
+    # A call that timing makes once is none that the next worker could be killed in: two rehearsals agree.
+    again = set(await record(story, prefect3, tmp_path))
+    moments = [moment for moment in await record(story, prefect3, tmp_path) if moment in again]
     slots, setting_out = anyio.CapacityLimiter(AT_ONCE), anyio.Lock()
 
     async def fill(moment: Moment, way: Way) -> None:

@@ -18,7 +18,7 @@ demo: $(VENV)/.done ## see the worker do its main job, in about a minute
 	$(BIN)/ecs-worker demo
 
 # What kills workers hundreds of times, or watches thousands of tasks: minutes each, and a machine to itself.
-LONG := tests/chaos/test_kill_matrix.py tests/chaos/test_soak.py tests/chaos/test_week.py tests/scale
+LONG := tests/chaos/test_kill_matrix.py tests/chaos/test_soak.py tests/chaos/test_week.py tests/chaos/test_broken_answers.py tests/scale
 
 test: $(VENV)/.done $(PREFECT2)/.done ## the test suite
 	$(BIN)/python -m pytest -n 4 --dist loadgroup $(addprefix --ignore=,$(LONG))

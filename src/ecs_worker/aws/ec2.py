@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ecs_worker.aws.service import Service
+from ecs_worker.aws.errors import usable
+from ecs_worker.aws.service import Service, following
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class Ec2(Service):
     async def default_vpc(self) -> str | None:
         """The id of the Region's default VPC, if it has one."""
         answer = await self._call("DescribeVpcs", Filters=[{"Name": "is-default", "Values": ["true"]}])
-        return next((str(vpc["VpcId"]) for vpc in answer.get("Vpcs", ())), None)
+        with usable("DescribeVpcs"):
+            return next((str(vpc["VpcId"]) for vpc in answer.get("Vpcs", ())), None)
 
     async def subnets(self, vpc_id: str) -> list[str]:
         """The ids of all the VPC's subnets. `vpc_id` must exist."""
@@ -34,8 +36,9 @@ class Ec2(Service):
             answer = await self._call(
                 "DescribeSubnets", Filters=[{"Name": "vpc-id", "Values": [vpc_id]}], NextToken=token
             )
-            ids += [subnet["SubnetId"] for subnet in answer.get("Subnets", ())]
-            token = answer.get("NextToken")
+            with usable("DescribeSubnets"):
+                ids += [subnet["SubnetId"] for subnet in answer.get("Subnets", ())]
+                token = following(answer, "NextToken", token)
             if not token:
                 return ids
 
@@ -44,8 +47,9 @@ class Ec2(Service):
         answer = await self._call(
             "DescribeNetworkInterfaces", Filters=[{"Name": "mac-address", "Values": [mac_address]}]
         )
-        for found in answer.get("NetworkInterfaces", ()):
-            groups = tuple(str(group["GroupId"]) for group in found.get("Groups", ()))
-            public = bool(found.get("Association", {}).get("PublicIp"))
-            return Interface(str(found["SubnetId"]), groups, public)
+        with usable("DescribeNetworkInterfaces"):
+            for found in answer.get("NetworkInterfaces", ()):
+                groups = tuple(str(group["GroupId"]) for group in found.get("Groups", ()))
+                public = bool(found.get("Association", {}).get("PublicIp"))
+                return Interface(str(found["SubnetId"]), groups, public)
         return None

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from botocore.utils import parse_timestamp
 
+from ecs_worker.aws.errors import usable
 from ecs_worker.aws.limits import ON_FARGATE
-from ecs_worker.aws.service import Service, read_plainly
+from ecs_worker.aws.service import Service, following, read_plainly
 from ecs_worker.errors import AwsError
 from ecs_worker.model import FARGATE_PROVIDERS, AwsFailure, ContainerFacts, TaskFacts
 from ecs_worker.verdicts.classify import Kind, classify
@@ -85,10 +86,11 @@ class Ecs(Service):
     async def container_given(self, cluster: str, arn: str, variable: str) -> str | None:
         """The container to which RunTask gave that environment variable; None if there is none, or no such task."""
         answer = await self._call("DescribeTasks", cluster=cluster or None, tasks=[arn])
-        for task in _present("DescribeTasks", answer, "tasks"):
-            for container in (task.get("overrides") or {}).get("containerOverrides") or ():
-                if any(pair.get("name") == variable for pair in container.get("environment") or ()):
-                    return str(container.get("name"))
+        with usable("DescribeTasks"):
+            for task in answer["tasks"]:
+                for container in (task.get("overrides") or {}).get("containerOverrides") or ():
+                    if any(pair.get("name") == variable for pair in container.get("environment") or ()):
+                        return str(container.get("name"))
         return None
 
     async def look_up(self, cluster: str, arns: Sequence[str]) -> tuple[list[TaskFacts], list[str]]:
@@ -132,21 +134,24 @@ class Ecs(Service):
                 desiredStatus=desired_status,
                 nextToken=token,
             )
-            arns += _present("ListTasks", answer, "taskArns")
-            token = answer.get("nextToken")
+            with usable("ListTasks"):
+                arns += [str(arn) for arn in answer["taskArns"]]
+                token = following(answer, "nextToken", token)
             if not token:
                 return arns
 
     async def stop_task(self, cluster: str, arn: str, reason: str) -> TaskFacts:
         """Ask ECS to stop the task; `reason` becomes its stoppedReason. Stopping a stopped task is no error."""
         answer = await self._call("StopTask", cluster=cluster or None, task=arn, reason=reason)
-        return task_facts(_present("StopTask", answer, "task"))
+        with usable("StopTask"):
+            return task_facts(answer["task"])
 
     async def register(self, request: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         """Register a revision and return its ARN. `tags` are added to the request's own."""
         listed = [*request.get("tags", ()), *({"key": key, "value": value} for key, value in tags.items())]
         answer = await self._call("RegisterTaskDefinition", **{**request, "tags": listed or None})
-        return str(_present("RegisterTaskDefinition", answer, "taskDefinition")["taskDefinitionArn"])
+        with usable("RegisterTaskDefinition"):
+            return str(answer["taskDefinition"]["taskDefinitionArn"])
 
     async def deregister(self, arn: str) -> None:
         """Make a revision INACTIVE. Its running tasks go on."""
@@ -155,39 +160,35 @@ class Ecs(Service):
     async def describe_definition(self, ref: str) -> Definition:
         """The definition of that ARN, `family:revision`, or (its newest active one) `family`."""
         answer = await self._call("DescribeTaskDefinition", taskDefinition=ref, include=["TAGS"])
-        found = _present("DescribeTaskDefinition", answer, "taskDefinition")
-        return Definition(
-            arn=found["taskDefinitionArn"],
-            family=found["family"],
-            revision=found["revision"],
-            status=found.get("status", ""),
-            request={name: value for name, value in found.items() if name not in _ANSWER_ONLY},
-            compatibilities=found.get("compatibilities", ()),
-            tags={tag["key"]: tag.get("value", "") for tag in answer.get("tags", ())},
-        )
+        with usable("DescribeTaskDefinition"):
+            found = answer["taskDefinition"]
+            return Definition(
+                arn=found["taskDefinitionArn"],
+                family=found["family"],
+                revision=found["revision"],
+                status=found.get("status", ""),
+                request={name: value for name, value in found.items() if name not in _ANSWER_ONLY},
+                compatibilities=found.get("compatibilities", ()),
+                tags={tag["key"]: tag.get("value", "") for tag in answer.get("tags", ())},
+            )
 
     async def newest_revisions(self, family: str, count: int) -> list[str]:
         """The ARNs of the family's newest active revisions, newest first, at most `count` (1 to 100)."""
         answer = await self._call(
             "ListTaskDefinitions", familyPrefix=family, status="ACTIVE", sort="DESC", maxResults=count
         )
-        return list(_present("ListTaskDefinitions", answer, "taskDefinitionArns"))
+        with usable("ListTaskDefinitions"):
+            return [str(arn) for arn in answer["taskDefinitionArns"]]
 
 
 def _tasks_and_failures(operation: str, answer: Mapping[str, Any]) -> tuple[list[TaskFacts], list[AwsFailure]]:
-    tasks = [task_facts(task) for task in _present(operation, answer, "tasks")]
-    failures = [
-        AwsFailure(arn=f.get("arn") or "", reason=f.get("reason") or "", detail=f.get("detail") or "")
-        for f in answer.get("failures", ())
-    ]
-    return tasks, failures
-
-
-def _present(operation: str, answer: Mapping[str, Any], key: str) -> Any:
-    """A member that every answer of AWS has. Of a proxy's page botocore makes an empty answer: that is an error."""
-    if key not in answer:
-        raise AwsError(operation, "NoUsableAnswer", f"The answer has no `{key}`: it can't have come from AWS.")
-    return answer[key]
+    with usable(operation):
+        tasks = [task_facts(task) for task in answer["tasks"]]
+        failures = [
+            AwsFailure(arn=f.get("arn") or "", reason=f.get("reason") or "", detail=f.get("detail") or "")
+            for f in answer.get("failures", ())
+        ]
+        return tasks, failures
 
 
 def task_facts(task: Mapping[str, Any]) -> TaskFacts:

@@ -68,8 +68,18 @@ def translated(operation: str) -> Iterator[None]:
         if mistake is not None:
             raise UserError(mistake.format(f"{text.rstrip('.')}.")) from None
         raise AwsError(operation, type(error).__name__, _VALUE.sub("", text)) from None
-    except (aiohttp.ClientError, TimeoutError, ResponseParserError, LookupError) as error:  # botocore's parser's, too
+    except (aiohttp.ClientError, TimeoutError, ResponseParserError) as error:
         raise AwsError(operation, type(error).__name__, str(error) or "No usable answer came.") from None
+
+
+@contextmanager
+def usable(operation: str) -> Iterator[None]:
+    """Turn what reading an answer raises into AwsError: a proxy may have said it. The message doesn't quote it."""
+    try:
+        yield
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError, OverflowError, OSError) as error:
+        kind = type(error).__name__
+        raise AwsError(operation, "NoUsableAnswer", f"It can't have come from AWS: {kind} when it was read.") from None
 
 
 def _answered(error: Any) -> AwsError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ecs_worker.aws.errors import usable
 from ecs_worker.aws.service import Service, read_plainly
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ class Logs(Service):
             startFromHead=start_from_head,
             limit=limit,
         )
-        events = [_event(event) for event in answer.get("events", ())]
-        return events, str(answer.get("nextForwardToken", ""))
+        with usable("GetLogEvents"):
+            return [_event(event) for event in answer.get("events", ())], str(answer.get("nextForwardToken", ""))
 
     async def filter_log_events(
         self,
@@ -93,7 +94,8 @@ class Logs(Service):
             nextToken=token,
             limit=limit,
         )
-        return [_event(event) for event in answer.get("events", ())], answer.get("nextToken")
+        with usable("FilterLogEvents"):
+            return [_event(event) for event in answer.get("events", ())], answer.get("nextToken")
 
 
 def _event(event: Mapping[str, Any]) -> LogEvent:

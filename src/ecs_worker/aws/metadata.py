@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from ecs_worker.aws.errors import usable
 from ecs_worker.errors import AwsError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 VARIABLE = "ECS_CONTAINER_METADATA_URI_V4"
+_OPERATION = "task metadata endpoint"
 _TIMEOUT = aiohttp.ClientTimeout(total=5)  # seconds; it is on the same machine
 
 
@@ -31,8 +33,9 @@ async def own_mac_address(environ: Mapping[str, str]) -> str:
             "vpc_id, or leave inherit_network out."
         )
     container = await _container(url)
-    networks = container.get("Networks") or ()
-    found = next((str(n["MACAddress"]) for n in networks if n.get("MACAddress")), None)
+    with usable(_OPERATION):
+        networks = container.get("Networks") or ()
+        found = next((str(n["MACAddress"]) for n in networks if n.get("MACAddress")), None)
     if found is None:
         modes = ", ".join(str(network.get("NetworkMode")) for network in networks) or "unknown"
         raise UserError(
@@ -43,13 +46,10 @@ async def own_mac_address(environ: Mapping[str, str]) -> str:
 
 
 async def _container(url: str) -> dict[str, Any]:
-    operation = "task metadata endpoint"
     try:
         async with aiohttp.ClientSession(timeout=_TIMEOUT) as http, http.get(url) as response:
             response.raise_for_status()
-            answer = await response.json(content_type=None)
+            answer: dict[str, Any] = await response.json(content_type=None)
     except (TimeoutError, aiohttp.ClientError, ValueError) as error:
-        raise AwsError(operation, type(error).__name__, str(error) or "No usable answer came.") from None
-    if not isinstance(answer, dict):
-        raise AwsError(operation, "NoUsableAnswer", "The answer is not a JSON object.")
+        raise AwsError(_OPERATION, type(error).__name__, str(error) or "No usable answer came.") from None
     return answer

@@ -10,14 +10,25 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from botocore import xform_name
 from botocore.parsers import ResponseParserError
 
-from ecs_worker.aws.errors import translated
+from ecs_worker.aws.errors import translated, usable
 from ecs_worker.errors import AwsError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Hashable, Iterator, Mapping
 
     from ecs_worker.aws.limits import Limits
     from ecs_worker.model import AwsTarget
+
+
+def following(answer: Mapping[str, Any], name: str, token: str | None) -> str | None:
+    """The next page's token, to be asked for within `usable`; None: that was the last page.
+
+    No page follows itself: who says so would be asked for ever.
+    """
+    after = answer.get(name) or None
+    if after is not None and after == token:
+        raise ValueError(name)
+    return after
 
 
 class Service:
@@ -65,7 +76,7 @@ class Service:
         call = getattr(self._client, xform_name(operation))
         with self._in_use():
             try:
-                with translated(operation):
+                with usable(operation), translated(operation):
                     answer: dict[str, Any] = await call(**{k: v for k, v in parameters.items() if v is not None})
             except AwsError as error:
                 if error.status is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ecs_worker.aws.errors import usable
 from ecs_worker.aws.service import Service
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ class Sqs(Service):
 
     async def queue_url(self, name: str) -> str:
         """The URL of the account's queue of that name."""
-        return str((await self._call("GetQueueUrl", QueueName=name))["QueueUrl"])
+        answer = await self._call("GetQueueUrl", QueueName=name)
+        with usable("GetQueueUrl"):
+            return str(answer["QueueUrl"])
 
     async def receive(self, url: str, wait: int = LONG_POLL) -> list[Message]:
         """Up to 10 messages, as soon as there is one; none after `wait` seconds.
@@ -49,7 +52,8 @@ class Sqs(Service):
             WaitTimeSeconds=wait,
             MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
         )
-        return [_message(raw) for raw in answer.get("Messages", ())]
+        with usable("ReceiveMessage"):
+            return [_message(raw) for raw in answer.get("Messages", ())]
 
     async def delete(self, url: str, messages: Sequence[Message]) -> None:
         """Delete up to 10 messages. One that can't be deleted comes again; with SQS any message may come twice."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ecs_worker.aws.errors import usable
 from ecs_worker.aws.service import Service
 
 
@@ -13,4 +14,5 @@ class Sts(Service):
     async def account(self) -> str:
         """The account that the credentials belong to. No policy can forbid to ask (STS API, GetCallerIdentity)."""
         answer = await self._call("GetCallerIdentity")
-        return str(answer["Account"])
+        with usable("GetCallerIdentity"):
+            return str(answer["Account"])

@@ -184,8 +184,9 @@ async def test_a_worker_without_a_network_of_its_own_says_so(aws: Aws, monkeypat
         (Answer(body={"Networks": [{"NetworkMode": "bridge"}]}), UserError, "the network mode of its task is bridge"),
         (metadata(MACAddress="00:00:00:00:00:99"), UserError, "EC2 knows no network interface 00:00:00:00:00:99"),
         (Answer(status=500), AwsError, "task metadata endpoint"),
-        (Answer(text="[]"), AwsError, "not a JSON object"),
         (Answer(text="nothing"), AwsError, "task metadata endpoint"),
+        (Answer(text="[]"), AwsError, "can't have come from AWS"),
+        (Answer(body={"Networks": [None]}), AwsError, "task metadata endpoint"),
     ]
     for answer, kind, sentence in cases:
         async with scripted(answer) as endpoint:

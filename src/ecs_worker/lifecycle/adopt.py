@@ -250,17 +250,19 @@ class Adopt:
     def _known(self, orphan: FlowRun) -> Outcome | None:
         """What label, message or an earlier look say already: no need to read the run's history."""
         me, live = self._settings.name, self._colleagues.online
-        holder = orphan.labels.get(WORKER_LABEL)
-        if holder in live and holder != me:
-            return self._expected_from(holder)
         if orphan.state_type is StateType.PENDING:
             claim = claim_in(orphan)
-            if claim is not None and claim.worker in live and claim.worker != me:
+            if claim is not None and claim.worker in live:  # whoever the label of an earlier attempt names
+                if claim.worker == me:
+                    return None
                 self._theirs.add(orphan.id)
                 return self._expected_from(claim.worker)
             waits = orphan.state is not None and orphan.state.name == WAITING
             if waits and orphan.id in self._theirs:
                 return Outcome.THEIRS
+        holder = orphan.labels.get(WORKER_LABEL)
+        if holder in live and holder != me:
+            return self._expected_from(holder)
         return None
 
     def _expected_from(self, holder: str) -> Outcome:

@@ -223,6 +223,23 @@ async def test_who_is_not_the_first_choice_takes_up_what_the_first_leaves(make_s
     assert all(orphan.held for orphan in orphans)
 
 
+async def test_a_claim_counts_more_than_the_label_of_an_earlier_attempt(scene: Scene) -> None:
+    """A suspended run that a colleague had held was resumed; its new claim was not known to stand."""
+    orphan = Orphan(scene, worker="colleague")
+    first = await orphan.launch()
+    orphan.runs(label="colleague")
+    await scene.ecs.stop_task(cluster="default", task=first)
+    scene.api.enter(orphan.run_id, {"type": "PAUSED", "name": "Suspended"})
+    scene.api.enter(orphan.run_id, {"type": "SCHEDULED", "name": "Resuming"})
+    anew = {"message": claim_message("worker", HERE), "state_details": {"transition_id": str(uuid4())}}
+    scene.api.enter(orphan.run_id, {"type": "PENDING", **anew})
+    scene.clock.advance(SETTLED)
+    scene.api.add_worker("colleague")
+    await look(scene)
+    assert orphan.held
+    assert len(scene.aws.launched) == 2
+
+
 # -- what is true is asked before it is judged
 
 

@@ -363,11 +363,13 @@ def play(seed: int, days: float, *, without: frozenset[str] = frozenset()) -> We
         script, book = draw(seed, days, without=without), Book(time.time())
         listening = Listening(book)
         root.addHandler(listening)
+        root.propagate = False  # pytest would keep every line of the week in memory
         root.setLevel(logging.INFO)
         try:
             return virtual.run(_played(script, book))
         finally:
             root.removeHandler(listening)
+            root.propagate = True
             root.setLevel(level)
 
 

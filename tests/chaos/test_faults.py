@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.arena import WORKERS, Arena
+from support.arena import CLAIM, WORKERS, Arena
 from support.simulator import Fault, FlowScript, Limit, ScriptRule, TaskScript, What, fault
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 QUICK_FLOW = TaskScript(flow=FlowScript(seconds=0.2))
 NO_CAPACITY = "Capacity is unavailable at this time. Please try again later or in a different availability zone"
-CLAIM = "POST /flow_runs/{id}/set_state PENDING"
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.arena import WORKERS, Arena
+from support.arena import CLAIM, WORKERS, Arena
 from support.simulator import FlowScript, Phase, Point, ScriptRule, TaskScript, What, fails_to_start, fault
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 NO_CAPACITY = "Capacity is unavailable at this time. Please try again later or in a different availability zone"
-CLAIM = "POST /flow_runs/{id}/set_state PENDING"
 
 
 @pytest.fixture

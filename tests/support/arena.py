@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from support.simulator.fleet import Task
 
 WORKERS = "*ecs-worker*"  # the proxy's callers that are under test; containers call too
+CLAIM = "POST /flow_runs/{id}/set_state PENDING"  # the proxy's name of it
 QUICK = {
     "ECS_WORKER_QUERY_SECONDS": "1.5",
     "ECS_WORKER_WATCH_SECONDS": "0.5",

@@ -32,6 +32,7 @@ _MISTAKES: tuple[tuple[type[Exception], str], ...] = (
     ),
     # From here on botocore's own words come first.
     (boto.InvalidRegionError, "{} Set AWS_REGION (or the region of the aws-credentials block) to a Region's name."),
+    (boto.UnknownRegionError, "{} Set AWS_REGION (or the region of the aws-credentials block) to a Region's name."),
     (boto.ProfileNotFound, "{} Set AWS_PROFILE (or the block's profile) to a profile of the AWS config file."),
     (boto.ConfigParseError, "{} Correct the AWS config file."),
     (boto.ConfigNotFound, "{} Correct AWS_CONFIG_FILE."),

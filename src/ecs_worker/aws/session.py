@@ -39,6 +39,7 @@ from ecs_worker import __version__
 from ecs_worker.aws.ec2 import Ec2
 from ecs_worker.aws.ecs import Ecs
 from ecs_worker.aws.errors import translated
+from ecs_worker.aws.iam import Iam
 from ecs_worker.aws.limits import Limits
 from ecs_worker.aws.logs import Logs
 from ecs_worker.aws.s3 import S3
@@ -148,6 +149,11 @@ class Aws:
                 log.debug("STS doesn't tell whose credentials these are: %s", error)
         return self._accounts.get(key, "")
 
+    def partition(self, region: str) -> str:
+        """The partition that the Region belongs to: `aws`, `aws-cn` … Raises UserError if there is no such Region."""
+        with translated("partition"):
+            return str(self._session(None).get_partition_for_region(region))
+
     async def ecs(self, target: AwsTarget = _OWN) -> Ecs:
         """ECS in that account and Region."""
         return await self._service(Ecs, target)
@@ -167,6 +173,10 @@ class Aws:
     async def sqs(self, target: AwsTarget = _OWN) -> Sqs:
         """SQS in that account and Region."""
         return await self._service(Sqs, target)
+
+    async def iam(self, target: AwsTarget = _OWN) -> Iam:
+        """IAM of that account."""
+        return await self._service(Iam, target)
 
     async def s3(self, target: AwsTarget = _OWN) -> S3:
         """S3 for that account."""

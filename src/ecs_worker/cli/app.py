@@ -26,6 +26,7 @@ COMMANDS = {
     "logs": "Print the CloudWatch lines of a flow run's container, with the AWS credentials of whoever asks.",
     "demo": "See the worker do its main job.",
     "pool": "Work pools and their base job templates.",
+    "iam": "The AWS rights that a work pool needs.",
 }
 
 

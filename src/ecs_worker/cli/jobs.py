@@ -14,6 +14,7 @@ from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.lifecycle.rendering.files import parsed
 from ecs_worker.lifecycle.rendering.render import flow_run_context
 from ecs_worker.model import ClaimedRun
+from ecs_worker.prefect_api.schemas import Flow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +43,9 @@ _SOME_RUN = ClaimedRun(
     deployment_id=_DEPLOYMENT,
     job_variables={},
 )
+
+
+_SOME_FLOW = Flow(_FLOW, "<flow name>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +111,30 @@ class Jobs:
         )
         return await self._job(api, run, deployment, deployment.work_pool_name, name)
 
+    async def of_pool(self, api: PrefectClient, name: str) -> dict[str, RenderJob]:
+        """The jobs of new runs of all the pool's deployments, by what they are called in messages.
+
+        Without deployments: that of a run to which the pool's defaults give all. Raises as `of_run`.
+        """
+        view = _PoolNow(await ecs_pool(api, name), await api.server_version())
+        jobs = {}
+        for deployment in await api.deployments(name):
+            run = replace(
+                _SOME_RUN, flow_id=deployment.flow_id, deployment_id=deployment.id, job_variables=self.given.variables
+            )
+            job = self._in(view, run, _SOME_FLOW, deployment)
+            jobs[f"the deployment {deployment.name} ({deployment.id})"] = job
+        return jobs or {"the pool's defaults": self._in(view, _SOME_RUN, _SOME_FLOW, None)}
+
     async def _job(
         self, api: PrefectClient, run: ClaimedRun, deployment: Deployment | None, pool: str | None, words: str
     ) -> RenderJob:
         if not pool:
             raise UserError(f"{words} belongs to no work pool: give it one of type 'ecs'.")
         view = _PoolNow(await ecs_pool(api, pool), await api.server_version())
-        flow = await api.read_flow(run.flow_id)
+        return self._in(view, run, await api.read_flow(run.flow_id), deployment)
+
+    def _in(self, view: _PoolNow, run: ClaimedRun, flow: Flow, deployment: Deployment | None) -> RenderJob:
         context = flow_run_context(run, flow, deployment, view, _WORKER, self.defaults, self.prefect)
         deployed = deployment.job_variables if deployment is not None else {}
         return RenderJob(self.given.template or view.pool.base_job_template, deployed, context)

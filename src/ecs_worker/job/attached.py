@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 # The agent's rule: the flow runs in the container of the first of these names, or in a new one of the first name.
 _AGENT_CONTAINERS = ("flow", "prefect")
-_DERIVED = "-derived"
+DERIVED = "-derived"
+"""How the family of a changed copy of a definition ends."""
 # The worker's options.
 _DEFAULT_DEFINITION, _DEFAULT_ARGUMENTS = (option(JobDefaults, name) for name in ("task_definition", "run_task_kwargs"))
 
@@ -189,7 +190,7 @@ def derived(
 def _on(described: Mapping[str, Any], configuration: JobConfiguration) -> JobConfiguration:
     container = flow_container_name(configuration, described)
     base = {key: value for key, value in described.items() if key != "compatibilities"}
-    base["family"] = ecs_name(str(described.get("family", "")))[: LONGEST_NAME - len(_DERIVED)] + _DERIVED
+    base["family"] = ecs_name(str(described.get("family", "")))[: LONGEST_NAME - len(DERIVED)] + DERIVED
     request = {key: value for key, value in configuration.task_run_request.items() if key != "taskDefinition"}
     return _over(base, configuration.model_copy(update={"task_run_request": request}), container)
 

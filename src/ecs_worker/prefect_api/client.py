@@ -269,6 +269,11 @@ class PrefectClient:
         except PrefectNotFound:
             return None
 
+    async def deployments(self, pool: str) -> list[Deployment]:
+        """All deployments of the work pool, by name."""
+        body = {"work_pools": {"name": {"any_": [pool]}}, "sort": "NAME_ASC"}
+        return await self._pages("/deployments/filter", body, _deployments)
+
     async def read_block_document(self, block_id: UUID | str, *, secrets: bool = True) -> dict[str, Any]:
         """A block's data: keep it out of logs and errors. Its secrets are ******** if `secrets` is False."""
         path = f"/block_documents/{_part(str(block_id))}?include_secrets={str(secrets).lower()}"
@@ -431,6 +436,10 @@ def _logs(answer: list[Any]) -> list[LogEntry]:
 
 def _workers(answer: list[Any]) -> list[Worker]:
     return [Worker.from_json(raw) for raw in answer]
+
+
+def _deployments(answer: list[Any]) -> list[Deployment]:
+    return [Deployment.from_json(raw) for raw in answer]
 
 
 def _worker_id(answer: Mapping[str, Any]) -> UUID:

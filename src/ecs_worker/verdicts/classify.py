@@ -49,7 +49,10 @@ def _of_error(error: AwsError) -> Verdict:
     if error.code in _SIGNATURES and _CLOCK_TEXT.search(error.message):
         return _CLOCK
     if error.code in _BY_CODE:
-        return _BY_CODE[error.code]
+        special = (
+            verdict for text, verdict in _DENIED if _BY_CODE[error.code] is _ALLOW and text.search(error.message)
+        )
+        return next(special, _BY_CODE[error.code])
     if error.status == _TOO_MANY_REQUESTS:
         return _THROTTLED
     if error.status is None or error.status == _REQUEST_TIMEOUT or error.status >= _SERVER_ERROR:
@@ -117,7 +120,30 @@ _UNKNOWN_FAILURE = Verdict(Kind.TRANSIENT)
 _KEYS = Verdict(Kind.PERMANENT, "Correct the AWS credentials of the worker, or of the job's aws-credentials block.")
 _EXPIRED = Verdict(Kind.TRANSIENT, "Renew the AWS credentials: they have expired.")
 _CLOCK = Verdict(Kind.TRANSIENT, "Set the clock of the machine that the worker runs on.")
-_ALLOW = Verdict(Kind.PERMANENT, "Allow the action to the worker's role (iam/worker-policy.json has all it needs).")
+_ALLOW = Verdict(
+    Kind.PERMANENT,
+    "Allow the action to the worker's role; `ecs-worker iam diff ROLE --pool POOL` tells all that it lacks.",
+)
+# What AWS denies, where the worker's general rights are not the remedy.
+_DENIED = (
+    (
+        re.compile(r"iam:PassRole", re.IGNORECASE),
+        Verdict(
+            Kind.PERMANENT,
+            "Allow the worker's role iam:PassRole on it: to ecs-tasks.amazonaws.com if it is a task or execution role "
+            "(iam/worker-policy.json), to ecs.amazonaws.com if ECS makes EBS volumes with it "
+            "(iam/worker-options-policy.json).",
+        ),
+    ),
+    (
+        re.compile(r"sts:AssumeRole", re.IGNORECASE),
+        Verdict(
+            Kind.PERMANENT,
+            "Allow the worker's role sts:AssumeRole on the role of the aws-credentials block "
+            "(iam/worker-options-policy.json), and let that role's trust policy name the worker's.",
+        ),
+    ),
+)
 _CREDENTIALS_LATER = Verdict(Kind.TRANSIENT, "Check the role of the machine or task that the worker runs on.")
 _BROKEN_REQUEST = Verdict(Kind.PERMANENT, "Correct the job variable, or the pool's base job template.")
 

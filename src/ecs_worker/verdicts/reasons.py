@@ -90,6 +90,14 @@ _LOG_GROUP = (
     "Create the log group in the task's Region, or let the job create it (`configure_cloudwatch_logs`, with "
     "logs:CreateLogGroup for the execution role)."
 )
+_ROLES_PASSED = (
+    "Let ecs-tasks.amazonaws.com (ecs.amazonaws.com if the role makes EBS volumes) assume the job's roles, and allow "
+    "iam:PassRole on them to the worker."
+)
+_INFRASTRUCTURE = (
+    "Let ecs.amazonaws.com assume that role (iam/infrastructure-trust-policy.json), and attach AWS's policy "
+    "AmazonECSInfrastructureRolePolicyForVolumes to it."
+)
 
 # Reasons of tasks that did not start, and of RunTask's failures. More special ones first.
 _REASONS = _table(
@@ -111,7 +119,7 @@ _REASONS = _table(
         r"iam:PassRole|Role is not valid",
         Kind.PERMANENT,
         "",
-        "Let ecs-tasks.amazonaws.com assume the job's roles, and allow iam:PassRole on them to the worker.",
+        _ROLES_PASSED,
     ),
     (
         r"ErrorCode: Invalid(Subnet|Group|SecurityGroup)\w*",
@@ -196,6 +204,12 @@ _REASONS = _table(
         Kind.PERMANENT,
         "An environment file could not be read.",
         "Check the S3 object's ARN, and allow the execution role s3:GetObject on it and s3:GetBucketLocation.",
+    ),
+    (
+        r"Infrastructure Role|ECSTaskVolumesForEBS",
+        Kind.PERMANENT,
+        "ECS could not make the task's EBS volume with the volume's infrastructure role.",
+        _INFRASTRUCTURE,
     ),
     (
         _INIT + r"(EFS|mount\.nfs|file ?system).*(timed out|reset|deadline|try again)",

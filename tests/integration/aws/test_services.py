@@ -217,6 +217,29 @@ async def test_a_log_stream_is_read_to_its_end(aws: Aws) -> None:
     assert last[0].timestamp == now + 3
 
 
+async def test_all_policies_of_a_role_are_read(aws: Aws) -> None:
+    document = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "ecs:RunTask", "Resource": "*"}]}
+    text = json.dumps(document)
+    older = text.replace("ecs:RunTask", "ecs:StopTask")
+    async with administrator("iam") as admin:
+        limit = (await admin.create_policy(PolicyName="limit", PolicyDocument=text))["Policy"]["Arn"]
+        await admin.create_role(RoleName="many", AssumeRolePolicyDocument="{}", PermissionsBoundary=limit)
+        for number in range(101):  # IAM lists a hundred at a time
+            await admin.put_role_policy(RoleName="many", PolicyName=f"inline-{number}", PolicyDocument=text)
+        managed = (await admin.create_policy(PolicyName="managed", PolicyDocument=older))["Policy"]["Arn"]
+        await admin.create_policy_version(PolicyArn=managed, PolicyDocument=text, SetAsDefault=True)
+        await admin.attach_role_policy(RoleName="many", PolicyArn=managed)
+    iam = await aws.iam()
+    found = await iam.role_policies("many")
+    assert found.arn.endswith(":role/many")
+    assert set(found.policies) == {"managed", *(f"inline-{number}" for number in range(101))}
+    assert all(policy == document for policy in found.policies.values())
+    assert found.boundary == ("limit", document)
+    with pytest.raises(AwsError) as caught:
+        await iam.role_policies("absent")
+    assert caught.value.code == "NoSuchEntity"
+
+
 async def test_several_streams_are_read_at_once(aws: Aws) -> None:
     now = int(datetime.now(UTC).timestamp() * 1000)
     async with administrator("logs") as admin:

@@ -240,6 +240,20 @@ async def test_deployments_flows_and_their_variables(api: PrefectClient, admin: 
         await api.read_flow(uuid4())
 
 
+async def test_the_deployments_of_a_pool(api: PrefectClient, admin: Admin, prefect: PrefectServer) -> None:
+    pool, other = await admin.create_pool(), await admin.create_pool()
+    variables = {"infra_overrides" if prefect.line == "2" else "job_variables": {"command": "c"}}
+    await admin.create_deployment(pool, name="b")
+    await admin.create_deployment(pool, name="a", **variables)  # type: ignore[arg-type] # fields of any kind
+    await admin.create_deployment(other, name="c")
+    found = await api.deployments(pool)
+    assert [(each.name, each.job_variables, each.work_pool_name) for each in found] == [
+        ("a", {"command": "c"}, pool),
+        ("b", {}, pool),
+    ]
+    assert await api.deployments("no-such-pool") == []
+
+
 async def test_blocks_come_with_their_secrets(api: PrefectClient, admin: Admin) -> None:
     name = f"block-{uuid4().hex[:8]}"
     block_id = await admin.create_block("aws-credentials", name, {"aws_secret_access_key": "s3cret"})

@@ -18,7 +18,7 @@ from support.simulator.control import PREFIX, Control
 from support.simulator.faults import Call, ConnectionDropped, Director, Fault, Injected, Pause, Point, What
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from aiohttp import ClientWebSocketResponse
@@ -59,10 +59,20 @@ def template(path: str) -> str:
 class ChaosProxy:
     """Use it as `async with ChaosProxy("http://127.0.0.1:4200") as proxy:` and give workers `proxy.api_url`.
 
-    Only what passes through it is recorded and goes wrong: containers can be given the server's own address.
+    Only what passes through it is recorded and goes wrong: containers can be given the server's own address. `heard`
+    is given each call's action and body, which the records don't keep.
     """
 
-    def __init__(self, upstream: str, *, port: int = 0, seed: int = 0, api_path: str = "/api") -> None:
+    def __init__(
+        self,
+        upstream: str,
+        *,
+        port: int = 0,
+        seed: int = 0,
+        api_path: str = "/api",
+        heard: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self._heard = heard
         self.director = Director(seed)
         self._upstream = upstream.rstrip("/")
         self._api_path = api_path
@@ -128,12 +138,17 @@ class ChaosProxy:
         socket = request.headers.get("Upgrade", "").lower() == "websocket"
         path = request.path.removeprefix(self._api_path) or "/"
         action = f"{'WS' if socket else request.method} {template(path)}{_detail(path, body)}"
+        if operation := request.headers.get("X-Amz-Target", "").rpartition(".")[2]:  # AWS's JSON protocol
+            action += f" {operation}"
+        text = body.decode(errors="replace")
+        if self._heard is not None:
+            self._heard(action, text)
         run = _UUID.search(path)
         call = self.director.receive(
             action,
             caller=request.headers.get("User-Agent", ""),
             subject=run[0] if run else "",
-            text=body.decode(errors="replace"),
+            text=text,
         )
         try:
             await self.director.before(call)

@@ -19,6 +19,47 @@ def error(code: str, message: str = "", status: int | None = 400) -> AwsError:
 
 
 @pytest.mark.parametrize(
+    ("message", "remedy"),
+    [
+        ("User: w is not authorized to perform: ecs:StopTask on resource: t", "ecs-worker iam diff"),
+        (
+            (
+                "User: w is not authorized to perform: iam:PassRole on resource: arn:aws:iam::123:role/ebs because "
+                "no identity-based policy allows the iam:PassRole action"
+            ),
+            "to ecs.amazonaws.com if ECS makes EBS volumes with it (iam/worker-options-policy.json)",
+        ),
+        ("User: w is not authorized to perform: sts:AssumeRole on resource: r", "trust policy name the worker's"),
+    ],
+)
+def test_what_is_denied_is_told_with_where_it_is_allowed(message: str, remedy: str) -> None:
+    verdict = classify(error("AccessDeniedException", message))
+    assert verdict.kind is Kind.PERMANENT
+    assert remedy in verdict.remedy
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        (
+            "ECS was unable to assume the configured ECS Infrastructure Role 'arn:aws:iam::123:role/ebs'. Please "
+            "verify that the role being passed has the proper trust relationship with Amazon ECS"
+        ),
+        (
+            "User: arn:aws:sts::123456789012:assumed-role/ebs/ECSTaskVolumesForEBS is not authorized to perform: "
+            "ec2:CreateVolume on resource: arn:aws:ec2:eu-west-1:123456789012:volume/*"
+        ),
+    ],
+)
+def test_an_infrastructure_role_that_does_not_do_is_told_with_its_trust_policy(reason: str) -> None:
+    task = TaskFacts(arn="t", last_status="STOPPED", stop_code="TaskFailedToStart", stopped_reason=reason)
+    verdict = classify(task)
+    assert verdict.kind is Kind.PERMANENT
+    assert "iam/infrastructure-trust-policy.json" in verdict.remedy
+    assert "AmazonECSInfrastructureRolePolicyForVolumes" in verdict.remedy
+
+
+@pytest.mark.parametrize(
     ("code", "message", "status", "kind"),
     [
         ("ThrottlingException", "Rate exceeded", 400, Kind.THROTTLE),

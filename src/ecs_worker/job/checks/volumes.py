@@ -62,9 +62,10 @@ def made_at_launch(job: Job) -> Iterator[str]:
         missing = ["roleArn"] * (not made.get("roleArn"))
         missing += ["sizeInGiB or snapshotId"] * (not (made.get("sizeInGiB") or made.get("snapshotId")))
         if missing:
+            role = " The role is one that ecs.amazonaws.com may assume." if missing[0] == "roleArn" else ""
             yield (
                 f"The volume {volume.get('name')!r}{job.origin('volumes')} has no {' and no '.join(missing)}; add it "
-                "to its managedEBSVolume."
+                f"to its managedEBSVolume.{role}"
             )
 
 

@@ -1,0 +1,183 @@
+"""What IAM would say to a request, by the policies of whoever makes it; and what a call to AWS is checked against.
+
+The rules are those of the IAM user guide, "Policy evaluation logic": denied unless allowed, and a Deny wins. Sources of
+what is checked: the Service Authorization Reference, and the ECS developer guide on PassRole and tagging at creation.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+REGION, ACCOUNT = "us-east-1", "123456789012"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One action on one resource. `context`: the condition keys that the request has."""
+
+    action: str
+    resource: str = "*"
+    context: Mapping[str, str] = field(default_factory=dict)
+
+
+def allowed(policies: Iterable[Mapping[str, Any]], request: Request) -> bool:
+    effects = {
+        statement["Effect"]
+        for policy in policies
+        for statement in _listed(policy["Statement"])
+        if _applies(statement, request)
+    }
+    return effects == {"Allow"}
+
+
+def _applies(statement: Mapping[str, Any], request: Request) -> bool:
+    return (
+        _one_fits(statement["Action"], request.action, ignore_case=True)
+        and _one_fits(statement["Resource"], request.resource)
+        and all(
+            _holds(operator, request.context.get(key), values)
+            for operator, keys in statement.get("Condition", {}).items()
+            for key, values in keys.items()
+        )
+    )
+
+
+def _holds(operator: str, value: str | None, values: Any) -> bool:
+    """A key that the request doesn't have holds only where `…IfExists` is written."""
+    name = operator.removesuffix("IfExists")
+    if value is None:
+        return name != operator
+    match name:
+        case "StringEquals":
+            return value in _listed(values)
+        case "StringLike" | "ArnLike" | "ArnEquals":  # ArnEquals takes wildcards, too
+            return _one_fits(values, value)
+        case "StringNotEquals":
+            return value not in _listed(values)
+        case _:
+            raise NotImplementedError(operator)
+
+
+def _one_fits(patterns: Any, text: str, *, ignore_case: bool = False) -> bool:
+    flags = re.IGNORECASE if ignore_case else 0
+    return any(re.fullmatch(_expression(pattern), text, flags | re.DOTALL) for pattern in _listed(patterns))
+
+
+def _expression(pattern: str) -> str:
+    return "".join({"*": ".*", "?": "."}.get(part, re.escape(part)) for part in pattern)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+# What the calls are checked against ---------------------------------------------------------------------------
+
+
+class Asked:
+    """What IAM would have been asked for the calls that it hears of, each once."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+
+    def hear(self, action: str, body: str) -> None:
+        """A call to AWS, as `ChaosProxy` tells of it."""
+        self.requests += [each for each in requests_of(_operation(action, body), body) if each not in self.requests]
+
+    @property
+    def actions(self) -> set[str]:
+        return {request.action for request in self.requests}
+
+
+def requests_of(operation: str, body: str) -> list[Request]:
+    """What IAM is asked when that call is made. `body`: as it was sent, JSON or a form."""
+    asked = _Asked(_parameters(body))
+    return list(getattr(asked, operation, lambda: asked.without_resources(operation))())
+
+
+def _operation(action: str, body: str) -> str:
+    """JSON comes with the operation in a header, which `action` ends with; a form names it."""
+    return parse_qs(body)["Action"][0] if "Action=" in body[:200] else action.rpartition(" ")[2]
+
+
+def _parameters(body: str) -> dict[str, Any]:
+    return dict(json.loads(body)) if body.startswith("{") else {}
+
+
+def arn(service: str, resource: str) -> str:
+    return f"arn:aws:{service}:{REGION}:{ACCOUNT}:{resource}"
+
+
+class _Asked:
+    """One method for each operation that knows resources."""
+
+    _SERVICES: Mapping[str, Sequence[str]] = {
+        "ecs": ("DescribeTaskDefinition", "ListTaskDefinitions", "DeregisterTaskDefinition"),
+        "ec2": ("DescribeVpcs", "DescribeSubnets", "DescribeNetworkInterfaces"),
+    }
+
+    def __init__(self, parameters: dict[str, Any]) -> None:
+        self._given = parameters
+        self._cluster = str(parameters.get("cluster", "default")).rpartition("/")[2]
+        self._in_cluster = {"ecs:cluster": arn("ecs", f"cluster/{self._cluster}")}
+
+    def RunTask(self) -> Iterator[Request]:  # noqa: N802 - AWS's names
+        # Without a revision it is the newest that counts (RunTask, since March 2024).
+        definition = str(self._given["taskDefinition"])
+        definition = definition if definition.startswith("arn:") else arn("ecs", f"task-definition/{definition}")
+        revision = "" if re.search(r":\d+$", definition) else ":7"
+        yield Request("ecs:RunTask", definition + revision, self._in_cluster)
+        if self._given.get("tags"):
+            tasks = arn("ecs", f"task/{self._cluster}/*")
+            yield Request("ecs:TagResource", tasks, {"ecs:CreateAction": "RunTask"})
+        yield from self._passed(self._given.get("overrides", {}))
+        for volume in self._given.get("volumeConfigurations", ()):
+            yield _passing(volume["managedEBSVolume"]["roleArn"], "ecs.amazonaws.com")
+
+    def RegisterTaskDefinition(self) -> Iterator[Request]:  # noqa: N802
+        family = arn("ecs", f"task-definition/{self._given['family']}:*")
+        yield Request("ecs:RegisterTaskDefinition", family)
+        if self._given.get("tags"):
+            yield Request("ecs:TagResource", family, {"ecs:CreateAction": "RegisterTaskDefinition"})
+        yield from self._passed(self._given)
+
+    def StopTask(self) -> Iterator[Request]:  # noqa: N802
+        yield Request("ecs:StopTask", self._given["task"], self._in_cluster)
+
+    def DescribeTasks(self) -> Iterator[Request]:  # noqa: N802
+        for task in self._given["tasks"]:
+            yield Request("ecs:DescribeTasks", task, self._in_cluster)
+
+    def ListTasks(self) -> Iterator[Request]:  # noqa: N802
+        yield Request("ecs:ListTasks", arn("ecs", f"container-instance/{self._cluster}/*"), self._in_cluster)
+
+    def GetLogEvents(self) -> Iterator[Request]:  # noqa: N802
+        stream = f"log-group:{self._given['logGroupName']}:log-stream:{self._given['logStreamName']}"
+        yield Request("logs:GetLogEvents", arn("logs", stream))
+
+    def FilterLogEvents(self) -> Iterator[Request]:  # noqa: N802
+        yield Request("logs:FilterLogEvents", arn("logs", f"log-group:{self._given['logGroupName']}"))
+
+    def GetCallerIdentity(self) -> list[Request]:  # noqa: N802
+        """No policy can deny it (STS API)."""
+        return []
+
+    def without_resources(self, operation: str) -> Iterator[Request]:
+        (service,) = (name for name, known in self._SERVICES.items() if operation in known)
+        yield Request(f"{service}:{operation}")
+
+    def _passed(self, part: Mapping[str, Any]) -> Iterator[Request]:
+        for name in ("taskRoleArn", "executionRoleArn"):
+            if part.get(name):
+                yield _passing(part[name], "ecs-tasks.amazonaws.com")
+
+
+def _passing(role: str, service: str) -> Request:
+    return Request("iam:PassRole", role, {"iam:PassedToService": service})

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ecs_worker.aws.service import Service
+from ecs_worker.aws.errors import usable
+from ecs_worker.aws.service import Service, following
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,16 +28,17 @@ class Iam(Service):
 
     async def role_policies(self, role: str) -> RolePolicies:
         """All that the role of that name is allowed. An AwsError NoSuchEntity: there is no such role."""
-        found = (await self._call("GetRole", RoleName=role))["Role"]
-        policies: dict[str, Mapping[str, Any]] = {}
-        for name in await self._listed("ListRolePolicies", "PolicyNames", role):
-            answer = await self._call("GetRolePolicy", RoleName=role, PolicyName=name)
-            policies[name] = answer["PolicyDocument"]
-        for attached in await self._listed("ListAttachedRolePolicies", "AttachedPolicies", role):
-            policies[attached["PolicyName"]] = await self._document(attached["PolicyArn"])
-        limit = (found.get("PermissionsBoundary") or {}).get("PermissionsBoundaryArn")
-        boundary = (limit.rpartition("/")[2], await self._document(limit)) if limit else None
-        return RolePolicies(str(found["Arn"]), policies, boundary)
+        with usable("GetRole"):
+            found = (await self._call("GetRole", RoleName=role))["Role"]
+            policies: dict[str, Mapping[str, Any]] = {}
+            for name in await self._listed("ListRolePolicies", "PolicyNames", role):
+                answer = await self._call("GetRolePolicy", RoleName=role, PolicyName=name)
+                policies[name] = answer["PolicyDocument"]
+            for attached in await self._listed("ListAttachedRolePolicies", "AttachedPolicies", role):
+                policies[attached["PolicyName"]] = await self._document(attached["PolicyArn"])
+            limit = (found.get("PermissionsBoundary") or {}).get("PermissionsBoundaryArn")
+            boundary = (limit.rpartition("/")[2], await self._document(limit)) if limit else None
+            return RolePolicies(str(found["Arn"]), policies, boundary)
 
     async def _document(self, arn: str) -> Mapping[str, Any]:
         version = (await self._call("GetPolicy", PolicyArn=arn))["Policy"]["DefaultVersionId"]
@@ -50,6 +52,6 @@ class Iam(Service):
         while True:
             answer = await self._call(operation, RoleName=role, Marker=marker)
             found += answer.get(key, ())
-            marker = answer.get("Marker") if answer.get("IsTruncated") else None
+            marker = following(answer, "Marker", marker) if answer.get("IsTruncated") else None
             if not marker:
                 return found

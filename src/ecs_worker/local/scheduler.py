@@ -101,6 +101,7 @@ class _Kept:
     deployments: list[Deployment]  # the newest first
     completed: Deployment | None = None  # the last one
     steady: bool = False  # the last event says so
+    broken: bool = False  # by the circuit breaker, since the last update
 
 
 class Scheduler:
@@ -136,7 +137,7 @@ class Scheduler:
         now = {**before, **given, "cluster": service.cluster_arn, "taskDefinition": service.task_definition}
         if now != kept.deployments[0].request or request.get("forceNewDeployment"):
             kept.deployments.insert(0, Deployment(now))
-        kept.steady = False
+        kept.steady = kept.broken = False
         self.reconcile(service)
 
     def closed(self, service: Any) -> None:
@@ -159,6 +160,13 @@ class Scheduler:
             deployment.document(_of(tasks, deployment), primary=place == 0, desired=service.desired_count)
             for place, deployment in enumerate(self._kept[service.arn].deployments)
         ]
+
+    def rollout(self, service: Any) -> bool | None:
+        """Whether the service is what it was last told to be. False: the deployment failed. None: it goes on."""
+        kept = self._kept[service.arn]
+        if kept.broken:
+            return False
+        return True if kept.deployments[0].state == "COMPLETED" and kept.steady else None
 
     def changed(self, service: Any, task: Task) -> None:
         """A task of the service runs, or its health is another."""
@@ -252,6 +260,7 @@ class Scheduler:
         breaker = service.deployment_configuration["deploymentCircuitBreaker"]
         if primary.failed < threshold or not breaker["enable"]:
             return
+        kept.broken = True
         primary.become("FAILED", "ECS deployment circuit breaker: tasks failed to start.")
         self._tell(service, f"(deployment {primary.id}) deployment failed: tasks failed to start.")
         if breaker["rollback"] and kept.completed:

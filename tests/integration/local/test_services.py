@@ -268,6 +268,18 @@ async def test_the_workers_own_image_brings_its_entry_point(aws: Aws) -> None:
     assert await aws.lines(task) == ["print $ECS_WORKER_WITH_HEALTHCHECK"]
 
 
+async def reaches_status(aws: Aws, stack: str, status: str) -> dict[str, Any]:
+    """The stack, once its status is no passing one any more, which must be this."""
+
+    async def look() -> dict[str, Any] | None:
+        (seen,) = (await aws.cloudformation.describe_stacks(StackName=stack))["Stacks"]
+        return None if seen["StackStatus"].endswith("IN_PROGRESS") else dict(seen)
+
+    seen: dict[str, Any] = await until(look)
+    assert seen["StackStatus"] == status
+    return seen
+
+
 async def test_a_stacks_task_definition_and_service_are_whole(aws: Aws) -> None:
     stack, cluster, family = fresh("stack"), fresh("cluster"), fresh("family")
     logs = awslogs()
@@ -310,8 +322,7 @@ async def test_a_stacks_task_definition_and_service_are_whole(aws: Aws) -> None:
         "Outputs": {"Name": {"Value": {"Fn::GetAtt": ["Service", "Name"]}}},
     }
     await aws.cloudformation.create_stack(StackName=stack, TemplateBody=json.dumps(template))
-    (made,) = (await aws.cloudformation.describe_stacks(StackName=stack))["Stacks"]
-    assert made["StackStatus"] == "CREATE_COMPLETE"
+    await reaches_status(aws, stack, "CREATE_COMPLETE")
     registered = (await aws.ecs.describe_task_definition(taskDefinition=family))["taskDefinition"]
     assert (registered["networkMode"], registered["cpu"], registered["memory"]) == ("awsvpc", "512", "1024")
     assert (registered["executionRoleArn"], registered["taskRoleArn"]) == (ROLE, ROLE)

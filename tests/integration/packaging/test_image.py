@@ -142,6 +142,14 @@ def test_the_example_flows_are_part_of_the_package(image: Path) -> None:
         assert (directory / name).read_text() == (TOP / "examples" / name).read_text()
 
 
+def test_the_template_of_deployed_workers_is_part_of_the_package(image: Path) -> None:
+    code = "import importlib.resources as r; print(r.files('ecs_worker.deploy') / 'template.yaml')"
+    found = run(image, "python", "-c", code)
+    path = Path(found.stdout.strip())
+    assert path.is_relative_to(image)
+    assert path.read_bytes() == (TOP / "src" / "ecs_worker" / "deploy" / "template.yaml").read_bytes()
+
+
 def test_a_checkout_finds_its_own_examples() -> None:
     from ecs_worker.demo.stage import examples  # noqa: PLC0415 - beside what it is compared with
 

@@ -41,11 +41,12 @@ bench: $(VENV)/.done $(PEER)/.done ## side by side with prefect-aws; BENCH="--on
 soak-memory: $(VENV)/.done ## thirty minutes of many short runs: memory stays flat
 	SOAK_MINUTES=30 $(BIN)/python -m pytest tests/scale/test_memory.py --timeout 2400 -s
 
-check: $(VENV)/.done ## lint, types, layers
+check: $(VENV)/.done ## lint, types, layers, templates
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/cfn-lint -- examples/events-queue.yaml src/ecs_worker/deploy/template.yaml
 
 format: $(VENV)/.done ## mend what can be mended by itself
 	$(BIN)/ruff format .

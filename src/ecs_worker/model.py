@@ -6,12 +6,12 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from datetime import datetime
     from uuid import UUID
 
 
@@ -71,6 +71,11 @@ class ClaimedRun:
     tags: tuple[str, ...] = ()
     named_before: str = ""  # the task of an earlier attempt, which the run named when it was claimed
     claimed_in: Place | None = None  # where its claimant was, if that was another worker
+    due: datetime | None = None  # when it was to start; None: not known, as it was claimed before
+
+    def late(self) -> float | None:
+        """Seconds since the run was to start; 0 before that. None: not known."""
+        return max(0.0, (datetime.now(UTC) - self.due).total_seconds()) if self.due else None
 
     def client_token(self, attempt: int) -> str:
         """RunTask's idempotency token: at most 64 characters (RunTask, `clientToken`)."""

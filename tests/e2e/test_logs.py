@@ -24,6 +24,9 @@ async def test_every_line_comes_once_and_in_order(world: World) -> None:
         await process.wait_for_output(f"line {lines - 1:04}")
         assert await process.stop() == 0
     entries = [json.loads(line) for line in process.output.splitlines()]
+    (launched,) = [entry["late_seconds"] for entry in entries if "late_seconds" in entry]
+    assert 0 <= launched < 60, "how late it was launched, for metric filters"
+    assert [entry["ended"] for entry in entries if "ended" in entry] == ["completed"]
     repeated = [entry for entry in entries if re.search(r"line \d{4}$", entry["message"])]
     assert [int(entry["message"][-4:]) for entry in repeated] == list(range(lines))
     assert {entry["flow_run_id"] for entry in repeated} == {run_id}

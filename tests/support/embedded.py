@@ -101,7 +101,20 @@ def the(task: dict[str, Any], name: str = "main") -> dict[str, Any]:
     return next(each for each in task["containers"] if each["name"] == name)
 
 
-SERVICES = ("ecs", "logs", "ec2", "sts", "iam", "s3", "sqs", "secretsmanager", "ssm", "events", "cloudformation")
+SERVICES = (
+    "ecs",
+    "logs",
+    "ec2",
+    "sts",
+    "iam",
+    "s3",
+    "sqs",
+    "secretsmanager",
+    "ssm",
+    "events",
+    "cloudformation",
+    "cloudwatch",
+)
 
 
 @asynccontextmanager

@@ -116,7 +116,7 @@ class World:
     # -- what runs
 
     async def tasks(self, cluster: str | None = None) -> list[dict[str, Any]]:
-        """All tasks of the cluster, running and stopped, oldest first."""
+        """All tasks of the cluster that are no service's, running and stopped, oldest first."""
         arns: list[str] = []
         for status in ("RUNNING", "STOPPED"):
             pages = self.ecs.get_paginator("list_tasks").paginate(cluster=cluster or self.pool, desiredStatus=status)
@@ -127,7 +127,7 @@ class World:
             answer = await self.ecs.describe_tasks(
                 cluster=cluster or self.pool, tasks=arns[start : start + 100], include=["TAGS"]
             )
-            found |= {task["taskArn"]: task for task in answer["tasks"]}
+            found |= {task["taskArn"]: task for task in answer["tasks"] if not task["group"].startswith("service:")}
         return sorted(found.values(), key=lambda task: task["createdAt"])
 
     async def tasks_of(self, run_id: str) -> list[dict[str, Any]]:

@@ -24,8 +24,8 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import make_server, select_address_family
 
-import ecs_worker.local.cloudformation  # noqa: F401 - moto uses its classes from here on
 from ecs_worker.errors import UserError
+from ecs_worker.local import stacks
 from ecs_worker.local.account import LOGS_LOCK
 from ecs_worker.local.ecs import EcsBackend
 from ecs_worker.local.responses import EcsResponse
@@ -106,6 +106,8 @@ class Application:
         with contextlib.ExitStack() as held:
             for lock in _LOCKS.get(service, ()):
                 held.enter_context(lock)
+            if service == "cloudformation":
+                stacks.settle_all()
             answer: Iterable[bytes] = self._moto(environ, start_response)
             return answer
 
@@ -206,6 +208,7 @@ def _extend_moto(engine: Engine, retention: float) -> None:
     """Make moto use our classes, before its first request: the backends it makes, and what answers ECS's URL."""
     moto.ecs.models.ecs_backends.backend = partial(EcsBackend, engine=engine, retention=retention)
     moto.ecs.urls.url_paths["{0}/$"] = EcsResponse.dispatch
+    stacks.extend()
 
 
 def _container_environment(url: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from moto.core.common_models import CloudFormationModel
-from moto.ecs.models import ecs_backends
+from moto.ecs.models import Service, ecs_backends
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,6 +50,83 @@ def api_names(value: Any) -> Any:
         _ODD_NAMES.get(name, name[:1].lower() + name[1:]): item if name in _USERS_KEYS else api_names(item)
         for name, item in value.items()
     }
+
+
+def rollout_of(resource: Any) -> bool | None:
+    """Whether a stack's resource is what it is to be: False for a service that failed, None if it is on its way."""
+    if not isinstance(resource, Service) or resource.status != "ACTIVE":
+        return True
+    backend = ecs_backends[resource._account_id][resource.region_name]  # noqa: SLF001 - moto has no other way
+    told: bool | None = backend.scheduler.rollout(resource)
+    return told
+
+
+class ClusterResource(CloudFormationModel):  # type: ignore[misc]  # moto has no types
+    """AWS::ECS::Cluster."""
+
+    __module__ = "moto.ecs.models"  # moto derives the service from it
+
+    @staticmethod
+    def cloudformation_name_type() -> str:
+        """The property that holds its name."""
+        return "ClusterName"
+
+    @staticmethod
+    def cloudformation_type() -> str:
+        """The resource type."""
+        return "AWS::ECS::Cluster"
+
+    @classmethod
+    def has_cfn_attr(cls, attr: str) -> bool:
+        """Whether Fn::GetAtt knows the attribute."""
+        return attr == "Arn"
+
+    @classmethod
+    def create_from_cloudformation_json(
+        cls,
+        resource_name: str,
+        cloudformation_json: Mapping[str, Any],
+        account_id: str,
+        region_name: str,
+        **_: Any,
+    ) -> Any:
+        """Make the cluster, with its capacity providers."""
+        given = api_names(cloudformation_json["Properties"])
+        return ecs_backends[account_id][region_name].create_cluster(
+            resource_name,
+            tags=given.get("tags"),
+            cluster_settings=given.get("clusterSettings"),
+            configuration=given.get("configuration"),
+            capacity_providers=given.get("capacityProviders"),
+            default_capacity_provider_strategy=given.get("defaultCapacityProviderStrategy"),
+        )
+
+    @classmethod
+    def update_from_cloudformation_json(
+        cls,
+        original_resource: Any,
+        new_resource_name: str,  # noqa: ARG003 - moto makes a new one each time
+        cloudformation_json: Mapping[str, Any],
+        account_id: str,
+        region_name: str,
+    ) -> Any:
+        """Change the cluster's settings and capacity providers."""
+        given, backend = api_names(cloudformation_json["Properties"]), ecs_backends[account_id][region_name]
+        name = original_resource.name
+        backend.update_cluster(name, given.get("clusterSettings"), given.get("configuration"), None)
+        providers, strategy = given.get("capacityProviders") or [], given.get("defaultCapacityProviderStrategy") or []
+        return backend.put_cluster_capacity_providers(name, providers, strategy)
+
+    @classmethod
+    def delete_from_cloudformation_json(
+        cls,
+        resource_name: str,
+        cloudformation_json: Mapping[str, Any],  # noqa: ARG003 - moto passes it
+        account_id: str,
+        region_name: str,
+    ) -> None:
+        """Delete the cluster."""
+        ecs_backends[account_id][region_name].delete_cluster(resource_name)
 
 
 class TaskDefinitionResource(CloudFormationModel):  # type: ignore[misc]  # moto has no types

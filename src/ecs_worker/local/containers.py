@@ -1,8 +1,8 @@
 """Containers as local processes: what one runs, how it starts and ends, and where its output goes.
 
-There is no image, so a container here differs from a real one: `python` and `prefect` are those of the serving
-environment; files, memory and network are the host's; `HOME` is an empty directory of its own; a process without a
-handler for SIGTERM dies from it, which a container's first process does not.
+There are no images (but see `images.py`), so a container here differs from a real one: `python`, `prefect` and
+`ecs-worker` are those of the serving environment; files, memory and network are the host's; `HOME` is an empty
+directory of its own; a process without a handler for SIGTERM dies from it, which a container's first process does not.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
+from ecs_worker.local.images import image
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -29,6 +31,17 @@ _OUTPUT_SECONDS = 1.0  # how long output may go on after the process: one that l
 
 class CannotStart(Exception):
     """The container's process can't be started. The text is one that a container runtime would give."""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """How a container is asked whether it is healthy (API_HealthCheck). Times are in seconds."""
+
+    argv: tuple[str, ...]
+    interval: float
+    timeout: float
+    retries: int
+    start_period: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +63,7 @@ class ContainerPlan:
     cpu: int = 0
     memory: int | None = None
     memory_reservation: int | None = None
+    health_check: HealthCheck | None = None
 
 
 def plan(definition: Mapping[str, Any], override: Mapping[str, Any]) -> ContainerPlan:
@@ -59,7 +73,7 @@ def plan(definition: Mapping[str, Any], override: Mapping[str, Any]) -> Containe
         name=definition["name"],
         image=definition["image"],
         essential=definition.get("essential", True),
-        argv=(*(definition.get("entryPoint") or ()), *(override.get("command") or definition.get("command") or ())),
+        argv=image(definition["image"]).argv(definition, override),
         environment=_pairs(definition.get("environment")) | _pairs(override.get("environment")),
         environment_files=tuple(
             item["value"]
@@ -74,6 +88,20 @@ def plan(definition: Mapping[str, Any], override: Mapping[str, Any]) -> Containe
         cpu=override.get("cpu") or definition.get("cpu") or 0,
         memory=override.get("memory") or definition.get("memory"),
         memory_reservation=override.get("memoryReservation") or definition.get("memoryReservation"),
+        health_check=_health_check(definition.get("healthCheck") or {}),
+    )
+
+
+def _health_check(given: Mapping[str, Any]) -> HealthCheck | None:
+    kind, *words = given.get("command") or ("NONE",)
+    if kind == "NONE":
+        return None
+    return HealthCheck(
+        argv=("/bin/sh", "-c", *words) if kind == "CMD-SHELL" else tuple(words),
+        interval=given.get("interval") or 30,
+        timeout=given.get("timeout") or 5,
+        retries=given.get("retries") or 3,
+        start_period=given.get("startPeriod") or 0,
     )
 
 
@@ -222,6 +250,31 @@ class ContainerProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
+async def passes(check: HealthCheck, environment: Mapping[str, str], directory: Path) -> bool:
+    """Whether the container's health check succeeds now, within its time."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            executable(check.argv, environment["PATH"]),
+            *check.argv[1:],
+            env=environment,
+            cwd=directory,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except (CannotStart, OSError):
+        return False
+    try:
+        return await asyncio.wait_for(process.wait(), check.timeout) == 0
+    except TimeoutError:
+        return False
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
 def executable(argv: Sequence[str], path: str) -> str:
     """The path of `argv[0]`. Raises CannotStart if it doesn't exist or can't be executed."""
     if not argv:
@@ -254,8 +307,10 @@ class Container:
     runtime_id: str | None = None
     exit_code: int | None = None
     reason: str | None = None
+    health: str = "UNKNOWN"
     started: asyncio.Event = field(default_factory=asyncio.Event)  # or failed to
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    healthy: asyncio.Event = field(default_factory=asyncio.Event)  # has been so once
 
     def document(self, task_arn: str, interfaces: Sequence[Mapping[str, str]]) -> dict[str, Any]:
         """The container as DescribeTasks shows it, without the members that have no value."""
@@ -270,7 +325,7 @@ class Container:
             "reason": self.reason,
             "networkBindings": [],
             "networkInterfaces": list(interfaces),
-            "healthStatus": "UNKNOWN",
+            "healthStatus": self.health,
             "cpu": str(self.plan.cpu),
             "memory": None if self.plan.memory is None else str(self.plan.memory),
             "memoryReservation": None if self.plan.memory_reservation is None else str(self.plan.memory_reservation),

@@ -18,12 +18,12 @@ from ecs_worker.local import rules
 from ecs_worker.local.account import Account
 from ecs_worker.local.placing import awsvpc, choose_place, described, needed_room, new_task
 from ecs_worker.local.rules import Refused, client_error, invalid
-from ecs_worker.local.scheduler import RESTART_SECONDS, Scheduler
+from ecs_worker.local.scheduler import Scheduler
 from ecs_worker.local.tasks import STATE_LOCK, now
-from ecs_worker.verdicts.codes import CONFLICT, NO_CLUSTER
+from ecs_worker.verdicts.codes import CONFLICT, NO_CLUSTER, NO_SERVICE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from ecs_worker.local.placing import Place
@@ -199,6 +199,7 @@ class EcsBackend(EC2ContainerServiceBackend):  # type: ignore[misc]  # moto has 
 
     def _begin(self, request: Mapping[str, Any], definition: Any, place: Place) -> Task:
         task = new_task(request, definition, place, self.account)
+        task.on_changed = partial(self._changed, task)
         task.on_stopped = partial(self._stopped, task, definition, place)
         self.running[task.arn] = task
         self.engine.begin(task)
@@ -233,9 +234,21 @@ class EcsBackend(EC2ContainerServiceBackend):  # type: ignore[misc]  # moto has 
         """A task has stopped: its room is free again, and its service, if it has one, may want another task."""
         if place.instance is not None:
             self.update_container_instance_resources(place.instance, needed_room(definition), removing=True)
+        if service := self._service_of(task):
+            self.scheduler.ended(service, task)
+
+    def _changed(self, task: Task) -> None:
+        """A task runs, or its health is another."""
+        if service := self._service_of(task):
+            self.scheduler.changed(service, task)
+
+    def _service_of(self, task: Task) -> Any:
         service = self.services.get(f"{task.cluster_name}:{task.service}") if task.service else None
-        if service:
-            self.engine.later(RESTART_SECONDS, partial(self.scheduler.reconcile, service))
+        return service if service and service.status == "ACTIVE" else None
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Call `action` after a while, with the state lock held."""
+        self.engine.later(seconds, action)
 
     def find(self, request: Mapping[str, Any], task_ids: Sequence[str]) -> tuple[list[Task], list[dict[str, str]]]:
         """DescribeTasks: the tasks in the order asked, and MISSING for those this cluster doesn't know."""
@@ -329,26 +342,51 @@ class EcsBackend(EC2ContainerServiceBackend):  # type: ignore[misc]  # moto has 
             network_configuration={"awsvpcConfiguration": {"securityGroups": [], **network}} if network else None,
         )
         service.created_at = utcnow()
+        service.deployment_configuration = rules.deployment_configuration(request, {})
+        self._keep(service, request)
         self.scheduler.opened(service, request)
         return self._counted(service)
 
     def change_service(self, request: Mapping[str, Any]) -> Any:
-        """UpdateService: what the request names changes, and tasks that were made for the old values are replaced."""
-        service = self._get_service(rules.cluster_named(request), request["service"])
+        """UpdateService: what the request names changes; if tasks are to be others, they are replaced one by one."""
+        service = self._get_service(rules.cluster_named(request), request["service"].rpartition("/")[2])
+        if service.status != "ACTIVE":
+            raise Refused(NO_SERVICE, "Service was not ACTIVE.")
         if request.get("taskDefinition"):
             service.task_definition = self._definition_to_run(request["taskDefinition"]).arn
         if request.get("desiredCount") is not None:
             service.desired_count = int(request["desiredCount"])
-        if request.get("networkConfiguration"):
-            service.network_configuration = request["networkConfiguration"]
+        service.deployment_configuration = rules.deployment_configuration(request, service.deployment_configuration)
+        self._keep(service, request)
         self.scheduler.updated(service, request)
         return self._counted(service)
+
+    @staticmethod
+    def _keep(service: Any, request: Mapping[str, Any]) -> None:
+        """Keep what moto's record of a service doesn't."""
+        if request.get("networkConfiguration"):
+            service.network_configuration = request["networkConfiguration"]
+        for name, member in (
+            ("enableExecuteCommand", "enable_execute_command"),
+            ("enableECSManagedTags", "enable_ecs_managed_tags"),
+            ("capacityProviderStrategy", "capacity_provider_strategy"),
+        ):
+            if request.get(name) is not None:
+                setattr(service, member, request[name])
+        if request.get("capacityProviderStrategy"):
+            service.launch_type = None  # ECS names only one of them
 
     def delete_service(self, cluster_name: str, service_name: str, force: bool) -> Any:
         """DeleteService: moto's, and the service's tasks stop."""
         service = super().delete_service(cluster_name, service_name.rsplit("/", maxsplit=1)[-1], force)
-        self.scheduler.reconcile(service)
-        return service
+        service.desired_count = 0
+        self.scheduler.closed(service)
+        return self._counted(service)
+
+    def list_services(self, cluster_str: str, scheduling_strategy: Any = None, launch_type: Any = None) -> list[str]:
+        """ListServices: those that were not deleted."""
+        active = {service.arn for service in self.services.values() if service.status == "ACTIVE"}
+        return [arn for arn in super().list_services(cluster_str, scheduling_strategy, launch_type) if arn in active]
 
     def describe_services(self, cluster_str: str, service_names_or_arns: list[str]) -> Any:
         """The services, with how many of their tasks run and wait."""
@@ -359,13 +397,7 @@ class EcsBackend(EC2ContainerServiceBackend):  # type: ignore[misc]  # moto has 
         statuses = [task.last_status for task in self.scheduler.tasks(service)]
         service.running_count = statuses.count("RUNNING")
         service.pending_count = len(statuses) - service.running_count
-        service.deployments[0] |= {
-            "desiredCount": service.desired_count,
-            "runningCount": service.running_count,
-            "pendingCount": service.pending_count,
-            "taskDefinition": service.task_definition,
-            "rolloutState": "COMPLETED" if service.running_count == service.desired_count else "IN_PROGRESS",
-        }
+        service.deployments = self.scheduler.deployments(service)
         return service
 
     def _active_cluster(self, request: Mapping[str, Any]) -> Any:

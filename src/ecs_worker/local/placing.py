@@ -108,7 +108,6 @@ def new_task(request: Mapping[str, Any], definition: Any, place: Place, account:
         "memory": overrides.get("memory") or definition.memory,
         "enableExecuteCommand": request.get("enableExecuteCommand", False),
         "availabilityZone": interface.zone if interface else None,
-        "healthStatus": "UNKNOWN",
         "attributes": [{"name": "ecs.cpu-architecture", "value": "x86_64"}],
     }
     return Task(

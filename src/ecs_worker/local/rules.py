@@ -351,3 +351,19 @@ def check_page(request: Mapping[str, Any]) -> None:
     """Refuse a page size that isn't 1 to 100."""
     if not 1 <= request.get("maxResults", MAX_PAGE) <= MAX_PAGE:
         raise invalid(f"maxResults should be between 1 and {MAX_PAGE}.")
+
+
+def deployment_configuration(request: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """A service's deployment configuration after a CreateService or UpdateService request, with ECS's defaults."""
+    known = {
+        "maximumPercent": 200,
+        "minimumHealthyPercent": 100,
+        "deploymentCircuitBreaker": {"enable": False, "rollback": False},
+    }
+    wanted = {**known, **before, **(request.get("deploymentConfiguration") or {})}
+    least, most = wanted["minimumHealthyPercent"], wanted["maximumPercent"]
+    if not 0 <= least <= 100 <= most <= 200 or least == most:  # noqa: PLR2004 - percentages
+        raise invalid(
+            "minimumHealthyPercent should be from 0 to 100, maximumPercent from 100 to 200, and the latter the larger."
+        )
+    return wanted

@@ -15,15 +15,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ecs_worker.local.containers import CannotStart, ContainerProcess, new_runtime_id, process_environment
+from ecs_worker.local.containers import CannotStart, ContainerProcess, new_runtime_id, passes, process_environment
+from ecs_worker.local.images import image_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from ecs_worker.local.account import Account, Interface
-    from ecs_worker.local.containers import Container, ContainerPlan, Output
+    from ecs_worker.local.containers import Container, ContainerPlan, HealthCheck, Output
 
 STATE_LOCK = threading.RLock()
+_CHECK_SECONDS = 1.0  # between two health checks until the first success; ECS keeps to the interval from the start
 _CLOSING_STOP_TIMEOUT = 2.0  # seconds a container has after SIGTERM when the embedded AWS itself ends
 
 
@@ -48,11 +50,13 @@ class Task:
     interface: Interface | None = None
     tags: list[dict[str, str]] = field(default_factory=list)
     service: str | None = None
+    on_changed: Callable[[], None] = lambda: None  # it runs, or its health is another
     on_stopped: Callable[[], None] = lambda: None  # frees what RunTask reserved
     last_status: str = "PROVISIONING"
     desired_status: str = "RUNNING"
     stop_code: str | None = None
     stopped_reason: str | None = None
+    was_ready: bool = False
     version: int = 1
     times: dict[str, datetime] = field(default_factory=lambda: {"createdAt": now()})
     stop_asked: asyncio.Event = field(default_factory=asyncio.Event)  # set on the loop only
@@ -67,6 +71,18 @@ class Task:
     def stopped(self) -> bool:
         """Whether the task has reached STOPPED."""
         return self.last_status == "STOPPED"
+
+    @property
+    def health(self) -> str:
+        """HEALTHY, UNHEALTHY or UNKNOWN, by the essential containers that have a health check."""
+        checked = [each.health for each in self.containers if each.plan.essential and each.plan.health_check]
+        return next((worst for worst in ("UNHEALTHY", "UNKNOWN", "HEALTHY") if worst in checked), "UNKNOWN")
+
+    @property
+    def ready(self) -> bool:
+        """Whether it runs and, if its health is checked, is healthy: what a service counts on."""
+        checked = any(each.plan.essential and each.plan.health_check for each in self.containers)
+        return self.last_status == "RUNNING" and (self.health == "HEALTHY" or not checked)
 
     def expired(self, after: float) -> bool:
         """Whether it stopped more than `after` seconds ago, so that ECS has forgotten it."""
@@ -100,6 +116,7 @@ class Task:
             "taskArn": self.arn,
             "lastStatus": self.last_status,
             "desiredStatus": self.desired_status,
+            "healthStatus": self.health,
             "containers": [container.document(self.arn, interfaces) for container in self.containers],
             "attachments": [self.interface.attachment(self._attachment_status())] if self.interface else [],
             "version": self.version,
@@ -205,6 +222,7 @@ class Engine:
                 await _any_of(container.started, task.stop_asked)
             if task.stop_code != "TaskFailedToStart" and all(each.started.is_set() for each in task.containers):
                 self._move(task, "RUNNING", "startedAt")
+                self._tell(task)
                 await task.stop_asked.wait()
                 self._move(task, "DEACTIVATING")
                 await asyncio.sleep(self._step)
@@ -216,7 +234,8 @@ class Engine:
     def _prepare(self, task: Task, container: Container) -> tuple[dict[str, str], Output]:
         """What the container needs of other services. Raises CannotStart."""
         region = {"AWS_REGION": task.account.region, "AWS_DEFAULT_REGION": task.account.region}
-        own = {**self._common_environment, **region, **task.account.environment(container.plan)}
+        given = image_environment(container.plan.image) | task.account.environment(container.plan)
+        own = {**self._common_environment, **region, **given}
         return own, task.account.output(container.plan, task.id)
 
     async def _contain(self, task: Task, container: Container, own: Mapping[str, str], output: Output) -> None:
@@ -224,7 +243,8 @@ class Engine:
         try:
             if await self._dependencies_met(task, container):
                 process = await self._start(task, container, own, output)
-                container.exit_code = await self._end_of(process, container.plan, task)
+                async with self._checked(task, container, own):
+                    container.exit_code = await self._end_of(process, container.plan, task)
         except CannotStart as reason:
             self._failed_to_start(task, container, str(reason))
         self._container_is(task, container, "STOPPED")
@@ -235,13 +255,15 @@ class Engine:
     async def _dependencies_met(self, task: Task, container: Container) -> bool:
         """Wait for the containers that this one depends on. False: the task stops first.
 
-        Raises CannotStart if a condition can't be met any more. Health isn't checked: HEALTHY counts as START.
+        Raises CannotStart if a condition can't be met any more.
         """
         by_name = {each.plan.name: each for each in task.containers}
         for name, condition in container.plan.depends_on.items():
             other = by_name[name]
-            await _any_of(other.ended if condition in {"COMPLETE", "SUCCESS"} else other.started, task.stop_asked)
-            if condition == "SUCCESS" and other.ended.is_set() and other.exit_code != 0:
+            met = {"START": other.started, "HEALTHY": other.healthy}.get(condition, other.ended)
+            await _any_of(met, other.ended, task.stop_asked)
+            failed = condition == "SUCCESS" and other.exit_code != 0
+            if other.ended.is_set() and (failed or (condition == "HEALTHY" and not other.healthy.is_set())):
                 raise CannotStart(
                     "DependencyError: failed to resolve the container ordering dependency"
                     f" [{name}] for target [{container.plan.name}]: it exited without success"
@@ -258,6 +280,47 @@ class Engine:
         self._container_is(task, container, "RUNNING")
         container.started.set()
         return process
+
+    @contextlib.asynccontextmanager
+    async def _checked(self, task: Task, container: Container, own: Mapping[str, str]) -> AsyncIterator[None]:
+        """Ask meanwhile whether the container is healthy, if it says how."""
+        check = container.plan.health_check
+        if check is None:
+            container.healthy.set()  # for ECS refuses to wait for the health of one that isn't checked
+            yield
+            return
+        home = self._directory / task.id / container.plan.name
+        asking = self._loop.create_task(self._ask(task, container, check, process_environment(own, home), home))
+        try:
+            yield
+        finally:
+            asking.cancel()
+            await asyncio.wait([asking])
+
+    async def _ask(
+        self, task: Task, container: Container, check: HealthCheck, environment: Mapping[str, str], home: Path
+    ) -> None:
+        began, failures = self._loop.time(), 0
+        while True:
+            first = not container.healthy.is_set()
+            await asyncio.sleep(min(_CHECK_SECONDS, check.interval) if first else check.interval)
+            if await passes(check, environment, home):
+                failures, health = 0, "HEALTHY"
+                container.healthy.set()
+            elif first and self._loop.time() - began < check.start_period:
+                continue
+            else:
+                failures += 1
+                health = "UNHEALTHY" if failures >= check.retries else container.health
+            if health != container.health:
+                container.health = health
+                self._container_is(task, container, container.last_status)
+                self._tell(task)
+
+    def _tell(self, task: Task) -> None:
+        with STATE_LOCK:
+            task.was_ready = task.was_ready or task.ready
+            task.on_changed()
 
     async def _end_of(self, process: ContainerProcess, plan: ContainerPlan, task: Task) -> int:
         """The process's exit code. If the task stops first: SIGTERM, and SIGKILL after the stopTimeout."""

@@ -15,22 +15,25 @@ if TYPE_CHECKING:
 
 _NOISY = ("aiobotocore", "botocore", "boto3", "httpx", "httpcore", "asyncio", "aiohttp")
 _EXTRA = ("flow_run_id", "flow_run_name", "task_arn", "container")
+# For machines: how late a run was launched, and how it ended. Metric filters of the deployed worker's log read them.
+_FACTS = ("late_seconds", "ended")
 _OUTPUT = "ecs_worker.output"  # containers' lines: logged with their own times and the run's name
 _COLOURS = (32, 33, 34, 35, 36, 92, 93, 94, 95, 96)  # SGR codes that are readable on dark and light terminals
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time, level, logger, message, and the run and the task that it is about."""
+    """One JSON object per line: time, level, logger, message, the run and the task that it is about, facts."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line of JSON."""
-        line = {
+        line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
         line.update({name: str(value) for name in _EXTRA if (value := getattr(record, name, None)) is not None})
+        line.update({name: value for name in _FACTS if (value := getattr(record, name, None)) is not None})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)

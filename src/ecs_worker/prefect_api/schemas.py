@@ -147,6 +147,7 @@ class FlowRun:
     work_pool_name: str | None = None
     work_queue_name: str | None = None
     in_process: bool = False
+    due: datetime | None = None  # while it is Scheduled
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
@@ -168,6 +169,7 @@ class FlowRun:
             work_pool_name=raw.get("work_pool_name"),
             work_queue_name=raw.get("work_queue_name"),
             in_process=(raw.get("empirical_policy") or {}).get("retry_type") == IN_PROCESS,
+            due=_time(raw.get("next_scheduled_start_time")),
         )
 
 

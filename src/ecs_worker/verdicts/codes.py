@@ -7,4 +7,5 @@ CLIENT_ERROR = "ClientException"  # the request is at fault: ECS's code for near
 CONFLICT = "ConflictException"  # the clientToken was used before, with other parameters
 INVALID_PARAMETER = "InvalidParameterException"
 NO_CLUSTER = "ClusterNotFoundException"
+NO_SERVICE = "ServiceNotActiveException"
 UNSUPPORTED = "UnsupportedFeatureException"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ecs_worker.local.images import image as image_of
 from support.paths import TOP
 
 pytestmark = pytest.mark.xdist_group("image")  # one process: the environment takes twenty seconds to make
@@ -141,6 +142,14 @@ def test_the_example_flows_are_part_of_the_package(image: Path) -> None:
         assert (directory / name).read_text() == (TOP / "examples" / name).read_text()
 
 
+def test_the_template_of_deployed_workers_is_part_of_the_package(image: Path) -> None:
+    code = "import importlib.resources as r; print(r.files('ecs_worker.deploy') / 'template.yaml')"
+    found = run(image, "python", "-c", code)
+    path = Path(found.stdout.strip())
+    assert path.is_relative_to(image)
+    assert path.read_bytes() == (TOP / "src" / "ecs_worker" / "deploy" / "template.yaml").read_bytes()
+
+
 def test_a_checkout_finds_its_own_examples() -> None:
     from ecs_worker.demo.stage import examples  # noqa: PLC0415 - beside what it is compared with
 
@@ -160,6 +169,16 @@ def test_the_last_stage_holds_the_environment_and_no_more_and_is_nobodys_root() 
     assert json.loads(steps["ENTRYPOINT"]) == ["ecs-worker"]
     assert json.loads(steps["CMD"]) == ["start"]
     assert "org.opencontainers.image" in steps["LABEL"]
+
+
+def test_the_embedded_aws_knows_the_image_as_it_is() -> None:
+    known, steps = image_of("registry.example.com/ecs-worker:0.1.0"), dict(stages()[1])
+    assert [*known.entry_point] == json.loads(steps["ENTRYPOINT"])
+    assert [*known.command] == json.loads(steps["CMD"])
+    words = " ".join(rest for word, rest in stages()[1] if word == "ENV").split()
+    environment = dict(word.split("=", 1) for word in words)
+    del environment["PATH"]  # the serving environment's
+    assert known.environment == environment
 
 
 def test_the_health_check_is_a_command_of_the_image(image: Path) -> None:

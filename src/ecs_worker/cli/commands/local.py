@@ -33,8 +33,9 @@ def local(
     """Serve the embedded AWS.
 
     It has ECS, whose containers run as local processes, CloudWatch Logs, EC2 and more. No images are pulled:
-    `python` and `prefect` in containers are those of this command's own environment. Needs the extra `demo`:
-    pip install 'ecs-worker[demo]'.
+    `python`, `prefect` and `ecs-worker` in containers are those of this command's own environment. Of images only the
+    worker's own is known (any that is called ecs-worker): its entry point and its variables count. For all others a
+    task definition must name the whole command. Needs the extra `demo`: pip install 'ecs-worker[demo]'.
     """
     from ecs_worker.local.server import LocalSettings, serve
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ecs_worker.prefect_api.schemas import StateType
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ecs_worker.lifecycle.journal.event_feed import EventFeed
     from ecs_worker.lifecycle.journal.output import ContainerOutput
@@ -57,7 +57,8 @@ class Journal:
         self.counts["launched"] += 1
         self._events.launched(run)
         if (task := run.task) is not None:
-            self._tell(run, f"ECS task {task.task_id} is {task.last_status or 'PROVISIONING'}: {task.arn}")
+            facts = {"late_seconds": round(late, 1)} if (late := run.claim.late()) is not None else {}
+            self._tell(run, f"ECS task {task.task_id} is {task.last_status or 'PROVISIONING'}: {task.arn}", facts=facts)
 
     def adopted(self, run: Run) -> None:
         """Another process launched the run's task, and this worker looks after it from now on."""
@@ -93,7 +94,7 @@ class Journal:
         if kind is StateType.CRASHED:
             self._output.doubt(run)
         level = logging.ERROR if kind is StateType.CRASHED else logging.INFO
-        self._tell(run, f"{kind.capitalize()}: {message}", level)
+        self._tell(run, f"{kind.capitalize()}: {message}", level, {"ended": kind.lower()})
         self.counts[f"ended_{kind.lower()}"] += 1
 
     def never_began(self, run: Run) -> None:
@@ -102,9 +103,12 @@ class Journal:
 
     def ended_itself(self, run: Run, found: FlowRun | None) -> None:
         """The run has told its end, or goes on elsewhere; `found` None: it was deleted."""
-        log.info("%s: its task has stopped, the run is %s.", run.label, found.state_name if found else "deleted")
         state = found.state_type.lower() if found is not None and found.state_type else "deleted"
+        text, name = "%s: its task has stopped, the run is %s.", found.state_name if found else "deleted"
+        log.info(text, run.label, name, extra={"ended": state})
         self.counts[f"ended_{state}"] += 1
 
-    def _tell(self, run: Run, message: str, level: int = logging.INFO) -> None:
-        self._run_logs.tell(run.claim, message, level=level)
+    def _tell(
+        self, run: Run, message: str, level: int = logging.INFO, facts: Mapping[str, float | str] | None = None
+    ) -> None:
+        self._run_logs.tell(run.claim, message, level=level, facts=facts)

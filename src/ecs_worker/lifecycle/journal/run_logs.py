@@ -17,7 +17,7 @@ from ecs_worker.lifecycle.loops import every
 from ecs_worker.prefect_api.schemas import LogEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from uuid import UUID
 
     from ecs_worker.model import ClaimedRun
@@ -65,9 +65,20 @@ class RunLogs:
     def __len__(self) -> int:
         return len(self._outbox)
 
-    def tell(self, run: ClaimedRun, message: str, *, level: int = logging.INFO) -> None:
-        """Say something about a run, in the worker's own log and in the run's logs on the server."""
-        log.log(level, "%s: %s", run.name, message, extra={"flow_run_id": run.run_id, "flow_run_name": run.name})
+    def tell(
+        self,
+        run: ClaimedRun,
+        message: str,
+        *,
+        level: int = logging.INFO,
+        facts: Mapping[str, float | str] | None = None,
+    ) -> None:
+        """Say something about a run, in the worker's own log and in the run's logs on the server.
+
+        `facts` are for machines that read the worker's log as JSON (`ops.logging`).
+        """
+        about = {"flow_run_id": run.run_id, "flow_run_name": run.name, **(facts or {})}
+        log.log(level, "%s: %s", run.name, message, extra=about)
         self.add(run.run_id, message, level=level)
 
     def add(self, run_id: UUID, message: str, *, level: int, timestamp: datetime | None = None) -> None:

@@ -60,6 +60,7 @@ def run_of(
         tags=run.tags,
         named_before=run.infrastructure_pid or "",
         claimed_in=claimed_in,
+        due=run.due,
     )
     return Run(claim, on_demand=bool(run.labels.get(SPOT_LOST)), clock=clock)
 

@@ -1,0 +1,1 @@
+"""The worker as an ECS service of its own CloudFormation stack."""

@@ -32,7 +32,7 @@ soak: $(VENV)/.done ## kill three workers at random, with one call in five faili
 
 SEED ?=
 WITHOUT ?=
-week: $(VENV)/.done ## a week of a fleet's life in ten minutes; SEED=… repeats one, WITHOUT=rotation,… leaves troubles out
+week: $(VENV)/.done ## a week of a fleet's life in twenty minutes; SEED=… repeats one, WITHOUT=rotation,… leaves troubles out
 	$(BIN)/python -m pytest tests/chaos/test_week.py -p no:xdist --week-days 7 $(if $(SEED),--week-seed $(SEED)) $(if $(WITHOUT),--week-without $(WITHOUT))
 
 bench: $(VENV)/.done $(PEER)/.done ## side by side with prefect-aws; BENCH="--only launch --reps 1" for a part of it

@@ -1,4 +1,4 @@
-"""A week of a fleet's ordinary life in ten minutes, or a day of one in two: see support/week/script.py."""
+"""A week of a fleet's ordinary life in twenty minutes, or a day of one in two: see support/week/script.py."""
 
 from __future__ import annotations
 

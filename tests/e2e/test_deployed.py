@@ -46,10 +46,10 @@ async def test_a_deployed_worker_runs_flows_is_changed_under_way_and_leaves_only
     world: World, clients: Aws
 ) -> None:
     name, values = fresh("ecs-worker"), await values_of(world, clients)
-    roles_before = await role_names(clients)
     await stacks.create(clients, name, values)
     made = stacks.outputs(await stacks.settles(clients, name, "CREATE_COMPLETE"))
     assert len(await until(lambda: workers(world))) == 1
+    assert len(await role_names(clients, name)) == 3
     run_id = await world.run("RUNNING", "COMPLETED")
     await world.admin.wait_for_state(run_id, "COMPLETED")
     task = await world.task_of(run_id)
@@ -90,15 +90,17 @@ async def test_a_deployed_worker_runs_flows_is_changed_under_way_and_leaves_only
 
     await until(ended)
     assert not (await clients.ecs.list_services(cluster=world.pool))["serviceArns"]
-    assert await role_names(clients) == roles_before
+    assert not await role_names(clients, name)
     assert not await log_filters(clients, name)
     groups = await log_groups(clients, name)
     assert groups == [made["LogGroupName"]], "the log outlives the stack"
     await clients.logs.delete_log_group(logGroupName=groups[0])
 
 
-async def role_names(clients: Aws) -> set[str]:
-    return {role["RoleName"] for role in (await clients.iam.list_roles())["Roles"]}
+async def role_names(clients: Aws, stack: str) -> list[str]:
+    """The stack's; other tests' stacks are beside it."""
+    names = [role["RoleName"] for role in (await clients.iam.list_roles())["Roles"]]
+    return [name for name in names if name.startswith(stack)]
 
 
 async def log_groups(clients: Aws, stack: str) -> list[str]:
@@ -132,12 +134,11 @@ async def test_a_worker_that_cannot_start_rolls_the_stack_back(world: World, cli
 async def test_a_stack_whose_worker_never_starts_is_undone(world: World, clients: Aws) -> None:
     name, values = fresh("ecs-worker"), await values_of(world, clients)
     missing = "arn:aws:secretsmanager:us-east-1:123456789012:secret:prefect-api-key-AbCdEf"
-    roles_before = await role_names(clients)
     await stacks.create(clients, name, values | {"PrefectApiKeySecretArn": missing})
     await stacks.settles(clients, name, "ROLLBACK_COMPLETE")
     told = await stacks.story(clients, name)
     assert "Service CREATE_FAILED" in told
     assert "LogGroup DELETE_COMPLETE" in told
-    assert await role_names(clients) == roles_before
+    assert not await role_names(clients, name)
     assert not await log_groups(clients, name)
     assert not (await clients.ecs.list_services(cluster=world.pool))["serviceArns"]

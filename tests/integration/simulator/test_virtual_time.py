@@ -110,8 +110,12 @@ def test_signals_are_for_the_test_itself() -> None:
             signal.raise_signal(signal.SIGINT)
             await asyncio.sleep(1)
 
-    with VirtualTime(START) as virtual, pytest.raises(KeyboardInterrupt):
-        virtual.run(main())
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with VirtualTime(START) as virtual, pytest.raises(KeyboardInterrupt):
+            virtual.run(main())
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_waiting_for_next_to_nothing_ends() -> None:

@@ -49,7 +49,7 @@ PACE: dict[str, Any] = {
     "cancel_seconds": 150,
     "watch_seconds": 20,
 }
-"""Settings of the workers. At the default intervals, asking would cost most of the ten minutes."""
+"""Settings of the workers. At the default intervals, asking would cost most of the time."""
 
 
 class Week:

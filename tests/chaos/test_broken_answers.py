@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
-from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,50 +16,21 @@ from ecs_worker.aws.session import Aws
 from ecs_worker.aws.sqs import Message
 from ecs_worker.errors import AwsError, PrefectError
 from ecs_worker.prefect_api.client import PrefectClient
-from ecs_worker.prefect_api.schemas import LogEntry, ProposedState, StateType
 from ecs_worker.settings import PrefectSettings
+from support.clocks import HandTime
+from support.prefect_calls import PREFECT_CALLS
+from support.servers.scripted import Answer, scripted
 from support.simulator.helpers import point_at
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import Callable, Coroutine
+    from contextlib import AbstractAsyncContextManager
 
+    from support.servers.scripted import ScriptedServer
+
+C = TypeVar("C")
 ANSWERS = 1_000
-RUN = UUID(int=7)
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ARN = "arn:aws:ecs:us-east-1:123456789012:task/default/1"
-
-PREFECT: dict[str, Callable[[PrefectClient], Coroutine[Any, Any, Any]]] = {
-    "health": lambda api: api.health(),
-    "server_version": lambda api: api.server_version(),
-    "read_pool": lambda api: api.read_pool("pool"),
-    "create_pool": lambda api: api.create_pool("pool", {}),
-    "update_pool": lambda api: api.update_pool("pool", description="x"),
-    "heartbeat": lambda api: api.heartbeat("pool", "worker", 30),
-    "workers": lambda api: api.workers("pool"),
-    "queue_names": lambda api: api.queue_names("pool", ["queue"]),
-    "newest_workers": lambda api: api.newest_workers("pool"),
-    "scheduled_runs": lambda api: api.scheduled_runs("pool"),
-    "propose_state": lambda api: api.propose_state(RUN, ProposedState(StateType.PENDING)),
-    "read_run": lambda api: api.read_run(RUN),
-    "update_run": lambda api: api.update_run(RUN, infrastructure_pid="x"),
-    "label_run": lambda api: api.label_run(RUN, {"a": 1}),
-    "runs": lambda api: api.runs(ids=[RUN]),
-    "run_ids": lambda api: api.run_ids(pool="pool", states=[StateType.PENDING]),
-    "count_runs": lambda api: api.count_runs([RUN]),
-    "state_history": lambda api: api.state_history(RUN),
-    "read_flow": lambda api: api.read_flow(RUN),
-    "read_deployment": lambda api: api.read_deployment(RUN),
-    "deployment_by_name": lambda api: api.deployment_by_name("flow/name"),
-    "read_block_document": lambda api: api.read_block_document(RUN),
-    "read_block_document_by_name": lambda api: api.read_block_document_by_name("secret", "name"),
-    "read_variable": lambda api: api.read_variable("name"),
-    "deployments": lambda api: api.deployments("pool"),
-    "write_logs": lambda api: api.write_logs([LogEntry(RUN, 20, "line", NOW)]),
-    "newest_logs": lambda api: api.newest_logs(RUN),
-    "logs_between": lambda api: api.logs_between(RUN, NOW, NOW, most_pages=2),
-    "write_events": lambda api: api.write_events([{"event": "x"}]),
-    "renew_lease": lambda api: api.renew_lease(RUN, 30),
-}
 
 
 def aws_call(service: str, call: str, *arguments: Any, **named: Any) -> Callable[[Aws], Coroutine[Any, Any, Any]]:
@@ -119,99 +87,53 @@ bodies = (
 )
 
 
-class Impatient:
-    """A clock for AWS's request limits: whoever waits has waited."""
-
-    def __init__(self) -> None:
-        self._now = 0.0
-
-    def now(self) -> float:
-        return self._now
-
-    async def sleep(self, seconds: float) -> None:
-        self._now += seconds
-
-
-class Oracle:
-    """A server that gives one answer, whatever it is asked."""
-
-    def __init__(self) -> None:
-        self.body = b""
-        self.asked = 0
-        self.url = ""
-
-    @asynccontextmanager
-    async def serve(self) -> AsyncIterator[Oracle]:
-        async with AsyncExitStack() as stack:
-            app = web.Application(client_max_size=2**20)
-            app.router.add_route("*", "/{path:.*}", self._answer)
-            runner = web.AppRunner(app, access_log=None)
-            await runner.setup()
-            stack.push_async_callback(runner.cleanup)
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
-            self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-            yield self
-
-    async def _answer(self, request: web.Request) -> web.Response:
-        await request.read()
-        self.asked += 1
-        kind = "text/xml" if self.body.startswith(b"<") else "application/json"
-        return web.Response(body=self.body, content_type=kind)
-
-
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", PREFECT)
-def test_prefect_s(name: str) -> None:
+def feed(
+    open_client: Callable[[str], AbstractAsyncContextManager[C]],
+    call: Callable[[C], Coroutine[Any, Any, Any]],
+    error: type[Exception],
+) -> None:
+    """Every body is the whole answer to the call, which may fail with that error; any other fails the test."""
     with asyncio.Runner() as runner:
-        oracle, stack = Oracle(), AsyncExitStack()
+        stack = AsyncExitStack()
 
-        async def begin() -> PrefectClient:
-            await stack.enter_async_context(oracle.serve())
-            settings = PrefectSettings(api_url=f"{oracle.url}/api", client_csrf_support_enabled=False)
-            return await stack.enter_async_context(PrefectClient(settings, patience_seconds=0))
+        async def begin() -> tuple[ScriptedServer, C]:
+            server = await stack.enter_async_context(scripted(Answer()))
+            return server, await stack.enter_async_context(open_client(f"http://{server.address}"))
 
-        api = runner.run(begin())
+        async def ask(body: bytes) -> None:
+            kind = "text/xml" if body.startswith(b"<") else "application/json"
+            server.answers = [Answer(content=body, headers={"Content-Type": kind})]
+            with suppress(error):
+                await call(client)
+
+        server, client = runner.run(begin())
 
         @given(bodies)
         @settings(max_examples=ANSWERS, deadline=None, database=None)
-        def feed(body: bytes) -> None:
-            async def ask() -> None:
-                oracle.body = body
-                with suppress(PrefectError):  # every other way to fail fails the test
-                    await PREFECT[name](api)
+        def feed_one(body: bytes) -> None:
+            runner.run(ask(body))
 
-            runner.run(ask())
-
-        feed()
+        feed_one()
         runner.run(stack.aclose())
-    assert oracle.asked >= ANSWERS
+    assert len(server.requests) >= ANSWERS
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", PREFECT_CALLS)
+def test_prefect_s(name: str) -> None:
+    def client(url: str) -> PrefectClient:
+        prefect = PrefectSettings(api_url=f"{url}/api", client_csrf_support_enabled=False)
+        return PrefectClient(prefect, patience_seconds=0)
+
+    feed(client, PREFECT_CALLS[name], PrefectError)
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", AWS)
 def test_aws_s(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def client(url: str) -> Aws:
+        point_at(url, monkeypatch)
+        return Aws(limits=Limits(clock=HandTime()))
+
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    with asyncio.Runner() as runner:
-        oracle, stack = Oracle(), AsyncExitStack()
-
-        async def begin() -> Aws:
-            await stack.enter_async_context(oracle.serve())
-            point_at(oracle.url, monkeypatch)
-            return await stack.enter_async_context(Aws(limits=Limits(clock=Impatient())))
-
-        aws = runner.run(begin())
-
-        @given(bodies)
-        @settings(max_examples=ANSWERS, deadline=None, database=None)
-        def feed(body: bytes) -> None:
-            async def ask() -> None:
-                oracle.body = body
-                with suppress(AwsError):  # every other way to fail fails the test
-                    await AWS[name](aws)
-
-            runner.run(ask())
-
-        feed()
-        runner.run(stack.aclose())
-    assert oracle.asked >= ANSWERS
+    feed(client, AWS[name], AwsError)

@@ -221,7 +221,7 @@ async def test_a_cancelled_run_has_its_task_stopped_whatever_its_phase(arena: Ar
 
 @pytest.mark.timeout(400)
 async def test_sigterm_with_two_hundred_claims_loses_none(arena: Arena) -> None:
-    number, deadline = 200, 25.0
+    number, deadline, killed_after = 200, 15.0, 30.0
     arena.aws.ecs.scripts.default = TaskScript(running=None, flow=FlowScript(seconds=0))
     runs = await arena.runs(number)
     arena.aws.fault(fault(What.THROTTLE, action="RunTask", nth=tuple(range(20, 10_000))))
@@ -232,7 +232,7 @@ async def test_sigterm_with_two_hundred_claims_loses_none(arena: Arena) -> None:
 
     await arena.until(claimed, 120)
     worker.send(signal.SIGTERM)
-    assert await worker.wait(deadline + 4) == 0  # it has 30 s on ECS
+    assert await worker.wait(killed_after) == 0  # as ECS does by default; on a busy machine all takes its time
     arena.aws.director.clear()
     arena.worker("other")
     await all_complete_once(arena, runs, seconds=150)

@@ -32,21 +32,15 @@ async def least_parameters(aws: Aws, pool: str, api_url: str) -> dict[str, str]:
 
 
 async def create(aws: Aws, stack: str, values: dict[str, str]) -> None:
-    await aws.cloudformation.create_stack(
-        StackName=stack,
-        TemplateBody=TEMPLATE,
-        Parameters=parameters(values),
-        Capabilities=["CAPABILITY_IAM"],
-    )
+    await aws.cloudformation.create_stack(TemplateBody=TEMPLATE, **_wanted(stack, values))
 
 
 async def update(aws: Aws, stack: str, values: dict[str, str]) -> None:
-    await aws.cloudformation.update_stack(
-        StackName=stack,
-        UsePreviousTemplate=True,
-        Parameters=parameters(values),
-        Capabilities=["CAPABILITY_IAM"],
-    )
+    await aws.cloudformation.update_stack(UsePreviousTemplate=True, **_wanted(stack, values))
+
+
+def _wanted(stack: str, values: dict[str, str]) -> dict[str, Any]:
+    return {"StackName": stack, "Parameters": parameters(values), "Capabilities": ["CAPABILITY_IAM"]}
 
 
 async def settles(aws: Aws, stack: str, status: str, seconds: float = 60) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ecs_worker.aws.errors import usable
-from ecs_worker.aws.service import Service, following
+from ecs_worker.aws.service import Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +30,10 @@ class Ec2(Service):
 
     async def subnets(self, vpc_id: str) -> list[str]:
         """The ids of all the VPC's subnets. `vpc_id` must exist."""
-        ids: list[str] = []
-        token: str | None = None
-        while True:
-            answer = await self._call(
-                "DescribeSubnets", Filters=[{"Name": "vpc-id", "Values": [vpc_id]}], NextToken=token
-            )
-            with usable("DescribeSubnets"):
-                ids += [subnet["SubnetId"] for subnet in answer.get("Subnets", ())]
-                token = following(answer, "NextToken", token)
-            if not token:
-                return ids
+        filters = [{"Name": "vpc-id", "Values": [vpc_id]}]
+        found = await self._pages("DescribeSubnets", "Subnets", "NextToken", Filters=filters)
+        with usable("DescribeSubnets"):
+            return [str(subnet["SubnetId"]) for subnet in found]
 
     async def interface(self, mac_address: str) -> Interface | None:
         """The network interface with that MAC address, if this account has it in this Region."""

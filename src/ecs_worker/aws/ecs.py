@@ -11,7 +11,7 @@ from botocore.utils import parse_timestamp
 
 from ecs_worker.aws.errors import usable
 from ecs_worker.aws.limits import ON_FARGATE
-from ecs_worker.aws.service import Service, following, read_plainly
+from ecs_worker.aws.service import Service, read_plainly
 from ecs_worker.errors import AwsError
 from ecs_worker.model import FARGATE_PROVIDERS, AwsFailure, ContainerFacts, TaskFacts
 from ecs_worker.verdicts.classify import Kind, classify
@@ -123,22 +123,16 @@ class Ecs(Service):
         desired_status: Literal["RUNNING", "STOPPED"] = "RUNNING",
     ) -> list[str]:
         """The ARNs of all tasks that match. Stopped tasks are listed for about an hour."""
-        arns: list[str] = []
-        token: str | None = None
-        while True:
-            answer = await self._call(
-                "ListTasks",
-                cluster=cluster or None,
-                startedBy=started_by,
-                family=family,
-                desiredStatus=desired_status,
-                nextToken=token,
-            )
-            with usable("ListTasks"):
-                arns += [str(arn) for arn in answer["taskArns"]]
-                token = following(answer, "nextToken", token)
-            if not token:
-                return arns
+        arns = await self._pages(
+            "ListTasks",
+            "taskArns",
+            "nextToken",
+            cluster=cluster or None,
+            startedBy=started_by,
+            family=family,
+            desiredStatus=desired_status,
+        )
+        return [str(arn) for arn in arns]
 
     async def stop_task(self, cluster: str, arn: str, reason: str) -> TaskFacts:
         """Ask ECS to stop the task; `reason` becomes its stoppedReason. Stopping a stopped task is no error."""

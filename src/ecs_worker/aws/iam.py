@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ecs_worker.aws.errors import usable
-from ecs_worker.aws.service import Service, following
+from ecs_worker.aws.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,10 +31,10 @@ class Iam(Service):
         with usable("GetRole"):
             found = (await self._call("GetRole", RoleName=role))["Role"]
             policies: dict[str, Mapping[str, Any]] = {}
-            for name in await self._listed("ListRolePolicies", "PolicyNames", role):
+            for name in await self._pages("ListRolePolicies", "PolicyNames", "Marker", RoleName=role):
                 answer = await self._call("GetRolePolicy", RoleName=role, PolicyName=name)
                 policies[name] = answer["PolicyDocument"]
-            for attached in await self._listed("ListAttachedRolePolicies", "AttachedPolicies", role):
+            for attached in await self._pages("ListAttachedRolePolicies", "AttachedPolicies", "Marker", RoleName=role):
                 policies[attached["PolicyName"]] = await self._document(attached["PolicyArn"])
             limit = (found.get("PermissionsBoundary") or {}).get("PermissionsBoundaryArn")
             boundary = (limit.rpartition("/")[2], await self._document(limit)) if limit else None
@@ -45,13 +45,3 @@ class Iam(Service):
         answer = await self._call("GetPolicyVersion", PolicyArn=arn, VersionId=version)
         document: Mapping[str, Any] = answer["PolicyVersion"]["Document"]
         return document
-
-    async def _listed(self, operation: str, key: str, role: str) -> list[Any]:
-        found: list[Any] = []
-        marker: str | None = None
-        while True:
-            answer = await self._call(operation, RoleName=role, Marker=marker)
-            found += answer.get(key, ())
-            marker = following(answer, "Marker", marker) if answer.get("IsTruncated") else None
-            if not marker:
-                return found

@@ -14,21 +14,10 @@ from ecs_worker.aws.errors import translated, usable
 from ecs_worker.errors import AwsError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping
+    from collections.abc import Hashable, Iterator
 
     from ecs_worker.aws.limits import Limits
     from ecs_worker.model import AwsTarget
-
-
-def following(answer: Mapping[str, Any], name: str, token: str | None) -> str | None:
-    """The next page's token, to be asked for within `usable`; None: that was the last page.
-
-    No page follows itself: who says so would be asked for ever.
-    """
-    after = answer.get(name) or None
-    if after is not None and after == token:
-        raise ValueError(name)
-    return after
 
 
 class Service:
@@ -62,6 +51,23 @@ class Service:
         """Wait for the operation's turn, then ask AWS. Parameters that are None are left out."""
         await self.turn(operation)
         return await self._ask(operation, **parameters)
+
+    async def _pages(self, operation: str, items: str, token: str, **given: Any) -> list[Any]:
+        """The `items` of all pages. `token`: the member of an answer that names the next page, and of its request.
+
+        No page follows itself: who says so would be asked for ever.
+        """
+        found: list[Any] = []
+        page: str | None = None
+        while True:
+            answer = await self._call(operation, **given, **{token: page})
+            with usable(operation):
+                found += answer[items]
+                page, before = answer.get(token) or None, page
+                if page is None:
+                    return found
+                if page == before:
+                    raise ValueError(token)
 
     async def turn(self, operation: str) -> None:
         """Wait until AWS's limits leave room for the operation."""

@@ -7,7 +7,7 @@ the first stack is made.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from moto.core.common_models import CloudFormationModel
 from moto.ecs.models import Service, ecs_backends
@@ -52,6 +52,23 @@ def api_names(value: Any) -> Any:
     }
 
 
+class Declared:
+    """A resource type; moto asks for its declaration by methods. `NAMED_BY` is the property that holds the name."""
+
+    TYPE: ClassVar[str]
+    NAMED_BY: ClassVar[str] = ""  # it has no name of its own
+
+    @classmethod
+    def cloudformation_name_type(cls) -> str:
+        """The property that holds its name."""
+        return cls.NAMED_BY
+
+    @classmethod
+    def cloudformation_type(cls) -> str:
+        """The resource type."""
+        return cls.TYPE
+
+
 def rollout_of(resource: Any) -> bool | None:
     """Whether a stack's resource is what it is to be: False for a service that failed, None if it is on its way."""
     if not isinstance(resource, Service) or resource.status != "ACTIVE":
@@ -61,20 +78,13 @@ def rollout_of(resource: Any) -> bool | None:
     return told
 
 
-class ClusterResource(CloudFormationModel):  # type: ignore[misc]  # moto has no types
+class ClusterResource(Declared, CloudFormationModel):  # type: ignore[misc]  # moto has no types
     """AWS::ECS::Cluster."""
 
     __module__ = "moto.ecs.models"  # moto derives the service from it
 
-    @staticmethod
-    def cloudformation_name_type() -> str:
-        """The property that holds its name."""
-        return "ClusterName"
-
-    @staticmethod
-    def cloudformation_type() -> str:
-        """The resource type."""
-        return "AWS::ECS::Cluster"
+    TYPE = "AWS::ECS::Cluster"
+    NAMED_BY = "ClusterName"
 
     @classmethod
     def has_cfn_attr(cls, attr: str) -> bool:
@@ -129,20 +139,12 @@ class ClusterResource(CloudFormationModel):  # type: ignore[misc]  # moto has no
         ecs_backends[account_id][region_name].delete_cluster(resource_name)
 
 
-class TaskDefinitionResource(CloudFormationModel):  # type: ignore[misc]  # moto has no types
+class TaskDefinitionResource(Declared, CloudFormationModel):  # type: ignore[misc]  # moto has no types
     """AWS::ECS::TaskDefinition."""
 
     __module__ = "moto.ecs.models"  # moto derives the service from it
 
-    @staticmethod
-    def cloudformation_name_type() -> str:
-        """It has no name of its own."""
-        return ""
-
-    @staticmethod
-    def cloudformation_type() -> str:
-        """The resource type."""
-        return "AWS::ECS::TaskDefinition"
+    TYPE = "AWS::ECS::TaskDefinition"
 
     @classmethod
     def create_from_cloudformation_json(
@@ -190,20 +192,13 @@ class TaskDefinitionResource(CloudFormationModel):  # type: ignore[misc]  # moto
         ecs_backends[account_id][region_name].deregister_task_definition(resource_name)
 
 
-class ServiceResource(CloudFormationModel):  # type: ignore[misc]  # moto has no types
+class ServiceResource(Declared, CloudFormationModel):  # type: ignore[misc]  # moto has no types
     """AWS::ECS::Service."""
 
     __module__ = "moto.ecs.models"
 
-    @staticmethod
-    def cloudformation_name_type() -> str:
-        """The property that holds its name."""
-        return "ServiceName"
-
-    @staticmethod
-    def cloudformation_type() -> str:
-        """The resource type."""
-        return "AWS::ECS::Service"
+    TYPE = "AWS::ECS::Service"
+    NAMED_BY = "ServiceName"
 
     @classmethod
     def create_from_cloudformation_json(

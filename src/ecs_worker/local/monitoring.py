@@ -10,11 +10,13 @@ from moto.core.common_models import CloudFormationModel
 from moto.logs.models import logs_backends
 from moto.sqs.models import sqs_backends
 
+from ecs_worker.local.cloudformation import Declared, api_names
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class _Put:
+class _Put(Declared):
     """What is made, and changed, by one call that says all."""
 
     def __init__(self, name: str) -> None:
@@ -71,15 +73,8 @@ class _Put:
 class AlarmResource(_Put, CloudFormationModel):  # type: ignore[misc]  # moto has no types
     """AWS::CloudWatch::Alarm."""
 
-    @staticmethod
-    def cloudformation_name_type() -> str:
-        """The property that holds its name."""
-        return "AlarmName"
-
-    @staticmethod
-    def cloudformation_type() -> str:
-        """The resource type."""
-        return "AWS::CloudWatch::Alarm"
+    TYPE = "AWS::CloudWatch::Alarm"
+    NAMED_BY = "AlarmName"
 
     @staticmethod
     def put(name: str, given: Mapping[str, Any], account_id: str, region: str) -> None:
@@ -133,24 +128,14 @@ def _query(given: Mapping[str, Any]) -> MetricDataQuery:
 class MetricFilterResource(_Put, CloudFormationModel):  # type: ignore[misc]  # moto has no types
     """AWS::Logs::MetricFilter."""
 
-    @staticmethod
-    def cloudformation_name_type() -> str:
-        """The property that holds its name."""
-        return "FilterName"
-
-    @staticmethod
-    def cloudformation_type() -> str:
-        """The resource type."""
-        return "AWS::Logs::MetricFilter"
+    TYPE = "AWS::Logs::MetricFilter"
+    NAMED_BY = "FilterName"
 
     @staticmethod
     def put(name: str, given: Mapping[str, Any], account_id: str, region: str) -> None:
         """PutMetricFilter."""
-        transformations = [
-            {key[:1].lower() + key[1:]: value for key, value in each.items()} for each in given["MetricTransformations"]
-        ]
         logs_backends[account_id][region].put_metric_filter(
-            name, given["FilterPattern"], given["LogGroupName"], transformations
+            name, given["FilterPattern"], given["LogGroupName"], api_names(given["MetricTransformations"])
         )
 
     @staticmethod
@@ -162,15 +147,7 @@ class MetricFilterResource(_Put, CloudFormationModel):  # type: ignore[misc]  # 
 class QueuePolicyResource(_Put, CloudFormationModel):  # type: ignore[misc]  # moto has no types
     """AWS::SQS::QueuePolicy."""
 
-    @staticmethod
-    def cloudformation_name_type() -> str:
-        """It has no name of its own."""
-        return ""
-
-    @staticmethod
-    def cloudformation_type() -> str:
-        """The resource type."""
-        return "AWS::SQS::QueuePolicy"
+    TYPE = "AWS::SQS::QueuePolicy"
 
     @staticmethod
     def put(name: str, given: Mapping[str, Any], account_id: str, region: str) -> None:  # noqa: ARG004 - as the others

@@ -15,6 +15,7 @@ from ecs_worker.aws.session import IDLE_AFTER, MOST_CLIENTS, UNUSED_AFTER, Aws
 from ecs_worker.errors import AwsError, UserError
 from ecs_worker.model import AwsCredentials, AwsTarget
 from ecs_worker.verdicts.classify import Kind, classify
+from support.clocks import HandTime
 from support.servers.scripted import Answer, ScriptedServer, scripted
 from support.simulator import AwsSimulator
 from support.simulator.helpers import point_at
@@ -427,19 +428,6 @@ async def test_throttles_that_botocore_retries_slow_us_down_too(monkeypatch: pyt
 
 
 # Credentials turn over
-
-
-class HandTime:
-    """A clock that goes only when it is told to."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    async def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
 
 
 def keys_of(number: int) -> AwsTarget:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,28 +13,20 @@ from hypothesis import strategies as st
 
 from ecs_worker.errors import PrefectError
 from ecs_worker.prefect_api.client import PrefectClient
-from ecs_worker.prefect_api.schemas import ProposedState, StateType
 from ecs_worker.settings import PrefectSettings
+from support.prefect_calls import PREFECT_CALLS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator
 
 pytestmark = pytest.mark.anyio
 
-RUN = UUID(int=7)
-CALLS: dict[str, Callable[[PrefectClient], Coroutine[Any, Any, Any]]] = {
-    "pool": lambda api: api.read_pool("pool"),
-    "poll": lambda api: api.scheduled_runs("pool"),
-    "claim": lambda api: api.propose_state(RUN, ProposedState(StateType.PENDING)),
-    "history": lambda api: api.state_history(RUN),
-    "run": lambda api: api.read_run(RUN),
-    "runs": lambda api: api.runs(ids=[RUN]),
-    "ids": lambda api: api.run_ids(pool="pool", states=[StateType.PENDING]),
-    "count": lambda api: api.count_runs([RUN]),
-    "deployment": lambda api: api.read_deployment(RUN),
-    "block": lambda api: api.read_block_document(RUN),
-    "workers": lambda api: api.workers("pool"),
-}
+READING = (
+    *("read_pool", "scheduled_runs", "propose_state", "state_history", "read_run", "runs", "run_ids", "count_runs"),
+    *("read_deployment", "read_block_document", "workers"),
+)
+"""Calls that fail whenever their answer can't be read."""
+CALLS = {name: PREFECT_CALLS[name] for name in READING}
 
 
 def http(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:

@@ -22,6 +22,7 @@ class Answer:
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
     text: str | None = None
+    content: bytes | None = None
     disconnect: bool = False
 
 
@@ -58,6 +59,8 @@ class ScriptedServer:
             assert request.transport is not None
             request.transport.close()
             return web.Response()
+        if answer.content is not None:
+            return web.Response(status=answer.status, body=answer.content, headers=answer.headers)
         if answer.text is not None:
             return web.Response(status=answer.status, text=answer.text, headers=answer.headers)
         return web.json_response(answer.body, status=answer.status, headers=answer.headers)

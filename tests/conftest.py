@@ -15,7 +15,8 @@ from botocore.loaders import JSONFileLoader
 from ecs_worker.prefect_api.client import PrefectClient
 from ecs_worker.settings import PrefectSettings
 from support.servers.prefect import Admin
-from support.servers.shared import session, shared_prefect
+from support.servers.session import session
+from support.servers.shared import shared_prefect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

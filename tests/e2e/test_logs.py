@@ -22,6 +22,7 @@ async def test_every_line_comes_once_and_in_order(world: World) -> None:
         run_id = await world.run("RUNNING", "print=" + str(lines), "COMPLETED", **STREAMED)
         await world.admin.wait_for_state(run_id, "COMPLETED")
         await process.wait_for_output(f"line {lines - 1:04}")
+        await process.wait_for_output('"ended"')  # the task's end is seen after its flow's
         assert await process.stop() == 0
     entries = [json.loads(line) for line in process.output.splitlines()]
     (launched,) = [entry["late_seconds"] for entry in entries if "late_seconds" in entry]

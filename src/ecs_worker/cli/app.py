@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,3 +76,6 @@ def main() -> None:
     except (DocumentUnread, UserError) as error:
         sys.stderr.write(f"ecs-worker: {error}\n")
         sys.exit(2)
+    finally:
+        # All is done: while the interpreter ends, one more Ctrl-C would only take the exit code's place.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

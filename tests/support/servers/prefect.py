@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -15,12 +17,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 from uuid import UUID, uuid4
 
 import httpx
 
 from support.paths import TESTS, TOP
+from support.servers.session import once, started
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ _QUIET = {
     "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "2",
 }
 _START_SECONDS = 150
-_APP = TESTS / "support" / "served"
+_FORKS = TESTS / "support" / "served" / "prefect_forks.py"
 
 
 def _python(line: Line) -> Path:
@@ -92,22 +95,19 @@ def template(line: Line) -> Path:
     return database
 
 
-@contextmanager
-def _on_one_core() -> Iterator[None]:
-    """What is started meanwhile stays on one core: the threads that a server hands each query to wake up for less.
+def _forks(line: Line, directory: Path) -> str:
+    """The address of the process that forks servers of that line for the session in `directory`."""
+    name = f"prefect-{line}"
+    address = str(directory / f"{name}.socket")
 
-    That saves a quarter of its CPU. The processes of the test session take the cores in turn.
-    """
-    if not hasattr(os, "sched_setaffinity"):  # Linux only
-        yield
-        return
-    cores = os.sched_getaffinity(0)
-    mine = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % len(cores)
-    os.sched_setaffinity(0, {sorted(cores)[mine]})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
+    def start() -> dict[str, Any]:
+        home = directory / name
+        home.mkdir()
+        started(directory, [str(_python(line)), str(_FORKS), address], _environment(home))
+        return {"address": address}
+
+    known: str = once(directory, name, start)["address"]
+    return known
 
 
 def free_port() -> int:
@@ -120,14 +120,18 @@ def free_port() -> int:
 
 @dataclass
 class PrefectServer:
-    """A Prefect server process. `stop` and `start` again keep its port and its data."""
+    """A Prefect server process. `stop` and `start` again keep its port and its data.
+
+    `home` is a folder in the session's directory.
+    """
 
     line: Line
     home: Path
     auth_string: str | None = None
     extra: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
-    _process: subprocess.Popen[bytes] | None = None
+    pid: int | None = None
+    _held: socket.socket | None = None  # closed from the other side when the process has ended
 
     @property
     def url(self) -> str:
@@ -138,57 +142,46 @@ class PrefectServer:
     def log(self) -> Path:
         return self.home / "server.log"
 
-    @property
-    def _pid(self) -> Path:
-        return self.home / "server.pid"
-
-    def start(self, alive: BinaryIO | None = None) -> None:
-        """Start the process, as `prefect server start` does, and wait until it is healthy.
-
-        If `alive` is given, the server is shared (`awake`), and ends with the other side of that pipe.
-        """
-        # fmt: off
-        command = [
-            str(_python(self.line)), "-m", "uvicorn", "--app-dir", str(_APP), "--factory", "quick_prefect:create_app",
-            "--host", "127.0.0.1", "--port", str(self.port), "--timeout-keep-alive", "5", "--log-level", "warning",
-        ]
-        # fmt: on
-        if alive is not None:
-            command = ["/bin/sh", "-c", '"$@" & echo $! >"$0"; read -r _; kill -KILL $!', str(self._pid), *command]
-        with self.log.open("ab") as log, _on_one_core():
-            self._process = subprocess.Popen(
-                command,
-                env=_environment(self.home) | self.extra,
-                stdin=alive if alive is not None else subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self.home,
-                start_new_session=True,  # Ctrl-C is the tests' to handle
-            )
+    def start(self) -> None:
+        """Start the process, as `prefect server start` does, and wait until it is healthy."""
+        # The processes of the test session take the cores in turn.
+        core = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        asked = {"env": _environment(self.home) | self.extra, "directory": str(self.home), "port": self.port}
+        self._held = held = socket.socket(socket.AF_UNIX)
+        held.connect(_forks(self.line, self.home.parent))
+        held.sendall(json.dumps(asked | {"core": core}).encode() + b"\n")
+        held.settimeout(_START_SECONDS)
+        self.pid = int(held.recv(20))
         deadline = time.monotonic() + _START_SECONDS
         while not self._healthy():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if select.select([held], [], [], 0.1)[0] or time.monotonic() > deadline:
                 self.stop()
                 raise RuntimeError(f"The Prefect {self.line} server does not start:\n{self.log.read_text()[-3000:]}")
-            time.sleep(0.1)
+
+    def leave(self) -> None:
+        """Let it run until the session ends."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     @contextmanager
     def awake(self) -> Iterator[Self]:
         """A shared server sleeps (SIGSTOP) but for this: its idle looks cost up to a twentieth of a core for each."""
-        pid = int(self._pid.read_text())
-        os.kill(pid, signal.SIGCONT)
+        assert self.pid is not None, "started"
+        os.kill(self.pid, signal.SIGCONT)
         try:
             yield self
         finally:
-            os.kill(pid, signal.SIGSTOP)
+            os.kill(self.pid, signal.SIGSTOP)
 
     def stop(self) -> None:
         """Kill the process: its polite end takes ten seconds, and workers must bear a sudden one."""
-        if self._process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
+        if self._held is not None and self.pid is not None:
+            with self._held as held:
+                with suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGKILL)
+                held.recv(1)  # until it has ended
+            self._held = None
 
     def _healthy(self) -> bool:
         try:

@@ -169,6 +169,8 @@ async def _plan(
         fault = template.parameters()[parameter].fault(asked[parameter]) if parameter in asked else None
         if fault is not None:
             raise UserError(f"The {'work pool' if parameter == 'PoolName' else 'Prefect API URL'} {fault}.")
+    for parameter, option in (("AlarmsTopicArn", "--alarms"), ("SecretsKeyArn", "--secrets-key-arn")):
+        _check_region(here, asked.get(parameter, ""), option)
     notes: list[str] = []
     asked |= await _cluster(here, wishes, existing, work_pool, {**before, **asked}.get("Capacity", ""))
     asked |= await _network(here, wishes, existing, {**before, **asked}.get("SecurityGroup", ""), notes)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ecs_worker.deploy import credentials, template
+from ecs_worker.deploy.asked import check_size, extra_options, given, without_effect
 from ecs_worker.deploy.credentials import API_KEY, AUTH_STRING, Credential, Step
 from ecs_worker.deploy.network import Network, Way, choose, ways
 from ecs_worker.deploy.pool import default
 from ecs_worker.deploy.stack import check_changeable, ours, stack_name
-from ecs_worker.deploy.wishes import Wishes, check_size, extra_options, given
 from ecs_worker.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ecs_worker.aws.ec2 import Ec2, Subnet
     from ecs_worker.aws.ecs import Cluster, Ecs
     from ecs_worker.aws.secrets import Secrets
+    from ecs_worker.deploy.wishes import Wishes
     from ecs_worker.prefect_api.schemas import WorkPool
     from ecs_worker.settings import PrefectSettings
 
@@ -171,7 +172,7 @@ async def _plan(
             raise UserError(f"The {'work pool' if parameter == 'PoolName' else 'Prefect API URL'} {fault}.")
     for parameter, option in (("AlarmsTopicArn", "--alarms"), ("SecretsKeyArn", "--secrets-key-arn")):
         _check_region(here, asked.get(parameter, ""), option)
-    notes: list[str] = []
+    notes = without_effect(wishes)
     asked |= await _cluster(here, wishes, existing, work_pool, {**before, **asked}.get("Capacity", ""))
     asked |= await _network(here, wishes, existing, {**before, **asked}.get("SecurityGroup", ""), notes)
     kept = await _credentials(here, wishes, name, before, active, asked)

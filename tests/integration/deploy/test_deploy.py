@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import pty
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +16,7 @@ from support.builders import quick_template
 from support.deploying import Command
 from support.embedded import Aws, connected, fresh
 from support.servers.prefect import free_port
+from support.servers.worker import environment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -70,6 +75,28 @@ async def test_a_dry_run_shows_all_and_leaves_nothing(command: Command) -> None:
     secrets = (await command.aws.secretsmanager.list_secrets())["SecretList"]
     assert not [each for each in secrets if command.stack in each["Name"]]
     assert await command.defaults() == before
+
+
+async def test_it_asks_and_a_no_leaves_nothing(command: Command) -> None:
+    terminal, its_side = pty.openpty()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "ecs_worker", "deploy", "--pool", command.pool, "--image", stacks.IMAGE),
+            env=environment(command.home, api_url=command.admin.server.url, aws_url=command.aws.url),
+            stdin=its_side,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        os.write(terminal, b"n\n")
+        told, _ = await process.communicate()
+    finally:
+        os.close(terminal)
+        os.close(its_side)
+    assert process.returncode == 1
+    assert "+ AWS::ECS::Service Service" in told.decode()
+    assert "Do this? [y/N]" in told.decode()
+    stacks_there = (await command.aws.cloudformation.describe_stacks())["Stacks"]
+    assert command.stack not in [each["StackName"] for each in stacks_there]
 
 
 async def test_prefect_aws_s_names_of_the_options_work(command: Command) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ecs_worker.errors import PrefectError, PrefectUnauthorized, UserError
 from ecs_worker.prefect_api.client import PrefectClient
@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 PATIENCE = 10.0  # seconds; somebody waits at a terminal
+GLANCE = 2.0  # seconds, for what can be done without the API
 
 
-def prefect_settings() -> PrefectSettings:
-    """How to reach the API. Raises UserError if no API URL is configured."""
-    settings = load(PrefectSettings)
+def prefect_settings(**given: Any) -> PrefectSettings:
+    """How to reach the API; what is given wins over what is configured. Raises UserError if there is no API URL."""
+    settings = load(PrefectSettings, **given)
     if not settings.api_url:
         raise UserError(
             "PREFECT_API_URL is not set and the active Prefect profile has none: set it to your server's API, "
@@ -27,10 +28,10 @@ def prefect_settings() -> PrefectSettings:
 
 
 @asynccontextmanager
-async def prefect_api(settings: PrefectSettings) -> AsyncIterator[PrefectClient]:
-    """A client; what goes wrong within becomes a UserError of one sentence."""
+async def prefect_api(settings: PrefectSettings, patience: float = PATIENCE) -> AsyncIterator[PrefectClient]:
+    """A client; what goes wrong within becomes a UserError of one sentence. `patience`: see PrefectClient."""
     try:
-        async with PrefectClient(settings, patience_seconds=PATIENCE) as api:
+        async with PrefectClient(settings, patience_seconds=patience) as api:
             yield api
     except PrefectUnauthorized as error:
         raise UserError(

@@ -40,6 +40,7 @@ _ANSWER_ONLY = frozenset(
 
 
 AWS_ENDPOINT = re.compile(r"\.(amazonaws\.com(\.cn)?|api\.aws)$")  # an emulator has no Fargate, nor its limit
+_INTERFACE = "ElasticNetworkInterface"  # the type of an attachment
 _MISSING = "MISSING"  # the failure of a task that ECS doesn't know
 
 
@@ -54,6 +55,28 @@ class Definition:
     request: Mapping[str, Any]
     compatibilities: Sequence[str]  # the launch types that it fits, as ECS judged
     tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A cluster. `status`: ACTIVE when tasks can be run there. `instances`: how many EC2 instances are registered."""
+
+    arn: str
+    name: str
+    status: str
+    instances: int
+    providers: frozenset[str]
+    default_strategy: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a task has come. Times are None while a step isn't done, or where ECS doesn't tell it."""
+
+    task: TaskFacts
+    attached: bool  # its network interface
+    pulled_from: datetime | None
+    pulled_to: datetime | None
 
 
 class Ecs(Service):
@@ -133,6 +156,37 @@ class Ecs(Service):
             desiredStatus=desired_status,
         )
         return [str(arn) for arn in arns]
+
+    async def cluster(self, name: str) -> Cluster | None:
+        """The cluster of that name or ARN, or None. Empty: the account's default one."""
+        answer = await self._call("DescribeClusters", clusters=[name] if name else None)
+        with usable("DescribeClusters"):
+            for found in answer["clusters"]:
+                return Cluster(
+                    arn=str(found["clusterArn"]),
+                    name=str(found["clusterName"]),
+                    status=str(found.get("status", "")),
+                    instances=int(found.get("registeredContainerInstancesCount", 0)),
+                    providers=frozenset(map(str, found.get("capacityProviders") or ())),
+                    default_strategy=tuple(
+                        str(item["capacityProvider"]) for item in found.get("defaultCapacityProviderStrategy") or ()
+                    ),
+                )
+        return None
+
+    async def progress(self, cluster: str, arn: str) -> Progress | None:
+        """How far the task has come; None: ECS doesn't know it (yet)."""
+        answer = await self._call("DescribeTasks", cluster=cluster or None, tasks=[arn])
+        with usable("DescribeTasks"):
+            for task in answer["tasks"]:
+                interfaces = [each for each in task.get("attachments", ()) if each.get("type") == _INTERFACE]
+                return Progress(
+                    task=task_facts(task),
+                    attached=any(each.get("status") == "ATTACHED" for each in interfaces),
+                    pulled_from=_utc(task.get("pullStartedAt")),
+                    pulled_to=_utc(task.get("pullStoppedAt")),
+                )
+        return None
 
     async def stop_task(self, cluster: str, arn: str, reason: str) -> TaskFacts:
         """Ask ECS to stop the task; `reason` becomes its stoppedReason. Stopping a stopped task is no error."""

@@ -106,7 +106,7 @@ def _verdicts(result: Mapping[str, Any]) -> list[Verdict]:
         decision = str(result["EvalDecision"])
         return [Verdict(action, str(result.get("EvalResourceName") or "*"), decision, _limited_by(result))]
     return [
-        Verdict(action, str(one["EvalResourceName"]), str(one["EvalResourceDecision"]), _limited_by(one | result))
+        Verdict(action, str(one["EvalResourceName"]), str(one["EvalResourceDecision"]), _limited_by({**result, **one}))
         for one in each
     ]
 

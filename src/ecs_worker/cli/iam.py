@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,7 +18,7 @@ from ecs_worker.cli.server import prefect_api, prefect_settings
 from ecs_worker.errors import AwsError, UserError
 from ecs_worker.iam import examples, rights
 from ecs_worker.iam.compare import Difference, Policy, difference
-from ecs_worker.iam.jobs import asks_for, assumed_role, launcher, launches, named_account, starts
+from ecs_worker.iam.jobs import OWN, PoolNeeds, launcher, named_account
 from ecs_worker.iam.policy import LONGEST_INLINE, LONGEST_MANAGED, as_terraform, document
 from ecs_worker.iam.rights import ExecutionNeeds, Scope, WorkerNeeds
 from ecs_worker.job.requests import FoundNetwork
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from ecs_worker.settings import JobDefaults
 
 WORKER, EXECUTION = "worker", "execution"
-_OWN = ""  # the principal of the worker's own credentials
 _ROLE_ARN = re.compile(r"arn:[\w-]+:(iam::\d*:role|sts::\d*:assumed-role)/(?P<path>\S+)")
 
 
@@ -48,18 +46,6 @@ class Asked:
     role: str | None
     queue: str | None
     defaults: JobDefaults
-
-
-@dataclass
-class PoolNeeds:
-    """What a pool's jobs need: of those who launch them (empty: the worker itself), and of their execution roles.
-
-    `notes`: what could not be told, in sentences.
-    """
-
-    launchers: defaultdict[str, WorkerNeeds] = field(default_factory=lambda: defaultdict(WorkerNeeds))
-    executions: defaultdict[str, ExecutionNeeds] = field(default_factory=lambda: defaultdict(ExecutionNeeds))
-    notes: dict[str, None] = field(default_factory=dict)  # in their order, each once
 
 
 def print_policy(asked: Asked, whose: str, *, as_terraform: bool) -> None:
@@ -172,12 +158,12 @@ def _of_pool(needs: PoolNeeds, whose: str, asked: Asked) -> tuple[list[Statement
             "correct --role, or leave it out."
         )
     if whose == WORKER:
-        statements = rights.worker(needs.launchers[role or _OWN])
+        statements = rights.worker(needs.launchers[role or OWN])
         notes += [
             f"Some jobs are launched with the role {other} of their aws-credentials block: what that one needs, "
             f"`--role {other}` tells."
             for other in sorted(needs.launchers)
-            if other != _OWN and role is None
+            if other != OWN and role is None
         ]
     else:
         chosen = ExecutionNeeds()
@@ -223,7 +209,7 @@ async def _needs(asked: Asked) -> PoolNeeds:
         told = 0
         for name, job in made.items():
             try:
-                await _add(name, job, accounts, needs)
+                needs.add(name, job, await accounts.of(job))
                 told += 1
             except UserError as error:
                 untold.append(f"What {name} needs can't be told: {error}")
@@ -232,28 +218,9 @@ async def _needs(asked: Asked) -> PoolNeeds:
             raise UserError(untold[0] + others)
         if asked.queue:
             scope = await accounts.own()
-            needs.launchers[_OWN] |= WorkerNeeds(queues=frozenset({_queue(asked.queue, scope)}))
+            needs.launchers[OWN] |= WorkerNeeds(queues=frozenset({_queue(asked.queue, scope)}))
         needs.notes |= dict.fromkeys(untold) | sources.notes
     return needs
-
-
-async def _add(name: str, job: Job, accounts: _Accounts, needs: PoolNeeds) -> None:
-    """Add what one job needs. Raises UserError if it can't be told."""
-    principal = launcher(job)
-    scope = await accounts.of(job)
-    if principal is None:
-        needs.notes[
-            f"The worker needs no rights for {name}, which is launched with its aws-credentials block's own "
-            "credentials: their user or role needs those of a worker."
-        ] = None
-    else:
-        needs.launchers[principal] |= launches(job, scope)
-    own = asks_for(job, scope.partition)
-    if (role := assumed_role(job)) is not None:
-        own |= WorkerNeeds(assumed_roles=frozenset({role}))
-    needs.launchers[_OWN] |= own
-    if (started := starts(job, scope)) is not None:
-        needs.executions[started[0]] |= started[1]
 
 
 class _Accounts:
@@ -261,12 +228,12 @@ class _Accounts:
 
     def __init__(self, aws: Aws, jobs: Iterable[Job]) -> None:
         self._aws = aws
-        self._named = {account for job in jobs if launcher(job) == _OWN and (account := named_account(job))}
+        self._named = {account for job in jobs if launcher(job) == OWN and (account := named_account(job))}
 
     async def of(self, job: Job) -> Scope:
         """The job's account and Region. Raises UserError if nobody can tell them."""
         region = job.context.region
-        if launcher(job) == _OWN:
+        if launcher(job) == OWN:
             return await self.own(region, named_account(job))
         account = named_account(job)
         if not account:

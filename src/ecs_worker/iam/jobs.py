@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ecs_worker.job.job import Job
 
-_ECR = re.compile(r"(?P<account>\d{12})\.dkr\.ecr(-fips)?\.(?P<region>[\w-]+)\.amazonaws\.com(\.cn)?/(?P<name>[^:@]+)")
+ECR = re.compile(r"(?P<account>\d{12})\.dkr\.ecr(-fips)?\.(?P<region>[\w-]+)\.amazonaws\.com(\.cn)?/(?P<name>[^:@]+)")
 _S3 = "s3://"
 _ACCOUNT = re.compile(r"arn:[\w-]+:(?:iam|ecs):[\w-]*:(?P<account>\d{12}):")
 
@@ -158,7 +158,7 @@ def _of_container(container: Mapping[str, Any], override: Mapping[str, Any], sco
         references.append(str(login))
     arns = {arn for reference in references for arn in scope.secrets(reference)}
     files = [*(container.get("environmentFiles") or []), *(override.get("environmentFiles") or [])]
-    image = _ECR.match(str(container.get("image")))
+    image = ECR.match(str(container.get("image")))
     pulled = Scope(scope.partition, image["region"], image["account"]) if image else None
     return ExecutionNeeds(
         repositories=frozenset({pulled.arn("ecr", f"repository/{image['name']}")} if image and pulled else ()),

@@ -60,7 +60,7 @@ class Permissions(IamResponse):  # type: ignore[misc]  # likewise
             raise InvalidInput(f"Invalid Entity Arn: {arn} does not clearly define entity type and name.")
         texts = [text for holder in holders for text in _policies(holder)]
         limit = getattr(found, "permissions_boundary_arn", None)
-        boundary = json.loads(self.backend.get_policy(limit).document) if limit else None
+        boundary = json.loads(_document(self.backend.get_policy(limit))) if limit else None
         return [json.loads(text) for text in texts], boundary
 
 
@@ -68,7 +68,12 @@ def _policies(holder: Any) -> Iterator[str]:
     """Of a user, group or role: inline and attached ones."""
     yield from holder.policies.values()
     for policy in holder.managed_policies.values():
-        yield policy.document
+        yield _document(policy)
+
+
+def _document(policy: Any) -> str:
+    """A managed policy's, of the version that counts."""
+    return next(str(each.document) for each in policy.versions if each.version_id == policy.default_version_id)
 
 
 def _result(

@@ -47,7 +47,9 @@ def _operation(action: str, body: str) -> str:
 
 
 def _parameters(body: str) -> dict[str, Any]:
-    return dict(json.loads(body)) if body.startswith("{") else {}
+    if body.startswith("{"):
+        return dict(json.loads(body))
+    return {name: values[0] for name, values in parse_qs(body).items()}
 
 
 def arn(service: str, resource: str) -> str:
@@ -59,7 +61,16 @@ class _Asked:
 
     _SERVICES: Mapping[str, Sequence[str]] = {
         "ecs": ("DescribeTaskDefinition", "ListTaskDefinitions", "DeregisterTaskDefinition"),
-        "ec2": ("DescribeVpcs", "DescribeSubnets", "DescribeNetworkInterfaces"),
+        "ec2": (
+            "DescribeVpcs",
+            "DescribeSubnets",
+            "DescribeNetworkInterfaces",
+            "DescribeRouteTables",
+            "DescribeNatGateways",
+            "DescribeVpcEndpoints",
+            "DescribeSecurityGroups",
+        ),
+        "servicequotas": ("GetServiceQuota",),
     }
 
     def __init__(self, parameters: dict[str, Any]) -> None:
@@ -103,6 +114,23 @@ class _Asked:
 
     def FilterLogEvents(self) -> Iterator[Request]:  # noqa: N802
         yield Request("logs:FilterLogEvents", arn("logs", f"log-group:{self._given['logGroupName']}"))
+
+    def DescribeClusters(self) -> Iterator[Request]:  # noqa: N802
+        for cluster in self._given.get("clusters", ["default"]):
+            named = cluster if cluster.startswith("arn:") else arn("ecs", f"cluster/{cluster}")
+            yield Request("ecs:DescribeClusters", named)
+
+    def GetRole(self) -> Iterator[Request]:  # noqa: N802
+        yield Request("iam:GetRole", f"arn:aws:iam::{ACCOUNT}:role/{self._given['RoleName']}")
+
+    def SimulatePrincipalPolicy(self) -> Iterator[Request]:  # noqa: N802
+        yield Request("iam:SimulatePrincipalPolicy", self._given["PolicySourceArn"])
+
+    def BatchGetImage(self) -> Iterator[Request]:  # noqa: N802
+        yield Request("ecr:BatchGetImage", arn("ecr", f"repository/{self._given['repositoryName']}"))
+
+    def GetDownloadUrlForLayer(self) -> Iterator[Request]:  # noqa: N802
+        yield Request("ecr:GetDownloadUrlForLayer", arn("ecr", f"repository/{self._given['repositoryName']}"))
 
     def GetCallerIdentity(self) -> list[Request]:  # noqa: N802
         """No policy can deny it (STS API)."""

@@ -34,7 +34,12 @@ if TYPE_CHECKING:
     from ecs_worker.model import AwsTarget
     from ecs_worker.settings import JobDefaults
 
-WORKER, EXECUTION = "worker", "execution"
+WORKER, EXECUTION, DOCTOR = "worker", "execution", "doctor"
+_GENERAL = {WORKER: examples.worker, EXECUTION: examples.execution, DOCTOR: examples.doctor}
+_PROBE = (
+    "`ecs-worker doctor --probe` launches a task, which takes the worker's rights, too, and "
+    "ecs:DeregisterTaskDefinition: `ecs-worker iam policy worker` prints them."
+)
 _ROLE_ARN = re.compile(r"arn:[\w-]+:(iam::\d*:role|sts::\d*:assumed-role)/(?P<path>\S+)")
 
 
@@ -53,7 +58,7 @@ def print_policy(asked: Asked, whose: str, *, as_terraform: bool) -> None:
     if asked.pool is None:
         if asked.role:
             raise UserError(f"--role {asked.role!r} is one of a work pool's: name the pool with --pool.")
-        statements, notes = _general(asked, whose), list[str]()
+        statements, notes = _general(asked, whose), [_PROBE] * (whose == DOCTOR)
     else:
         needs = anyio.run(_needs, asked)
         statements, notes = _of_pool(needs, whose, asked)
@@ -87,7 +92,7 @@ def _terraform(whose: str, statements: list[Statement]) -> str:
 def _general(asked: Asked, whose: str) -> list[Statement]:
     if asked.queue:
         raise UserError("--events-queue adds to the rights of a work pool: name the pool with --pool.")
-    return examples.worker() if whose == WORKER else examples.execution()
+    return _GENERAL[whose]()
 
 
 def _told(found: RolePolicies, needed: Iterable[Statement], *, anywhere: bool) -> Difference:
@@ -149,6 +154,8 @@ def _named(role: str, known: Iterable[str]) -> str | None:
 def _of_pool(needs: PoolNeeds, whose: str, asked: Asked) -> tuple[list[Statement], list[str]]:
     """The statements, and what is to be told beside them."""
     notes = list(needs.notes)
+    if whose == DOCTOR:
+        return _to_examine(needs), [*notes, _PROBE]
     known: Mapping[str, Any] = needs.launchers if whose == WORKER else needs.executions
     role = _named(asked.role, known) if asked.role else None
     if asked.role and role is None:
@@ -189,6 +196,16 @@ def _of_pool(needs: PoolNeeds, whose: str, asked: Asked) -> tuple[list[Statement
             f"together {LONGEST_INLINE}: split it by its statements."
         )
     return statements, notes
+
+
+def _to_examine(needs: PoolNeeds) -> list[Statement]:
+    """What `ecs-worker doctor` reads, whoever launches the jobs."""
+    worker, execution = WorkerNeeds(), ExecutionNeeds()
+    for launched in needs.launchers.values():
+        worker |= launched
+    for started in needs.executions.values():
+        execution |= started
+    return rights.examining(worker, execution)
 
 
 async def _needs(asked: Asked) -> PoolNeeds:

@@ -10,7 +10,7 @@ from ecs_worker.doctor.finding import Untold
 from ecs_worker.errors import AwsError, EcsWorkerError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable, Iterable
+    from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable
 
 K = TypeVar("K", bound="Hashable")
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class Asking:
         self._limiter = anyio.CapacityLimiter(_AT_ONCE)
 
     async def get(self, key: Hashable, ask: Callable[[], Awaitable[T]]) -> T | Untold:
-        """What `ask` returns. `key`: equal for equal questions."""
+        """What `ask` returns; it must not ask such a question itself. `key`: equal for equal questions."""
         if (known := self._answers.get(key)) is not None:
             await known.done.wait()
             return cast("T | Untold", known.value)
@@ -70,6 +70,21 @@ class Asking:
             return Untold(f"there was no answer within {self._seconds:g} s", error=error)
         except EcsWorkerError as error:
             return Untold(str(error), denied=denied(error), error=error)
+
+
+async def all_of(wanted: Collection[K], ask: Callable[[K], Awaitable[T]]) -> dict[K, T]:
+    """What `ask` returns of each, in their order; it may ask questions of its own, so that it isn't one."""
+    found: dict[K, T] = {}
+    limiter = anyio.CapacityLimiter(_AT_ONCE)
+
+    async def one(each: K) -> None:
+        async with limiter:
+            found[each] = await ask(each)
+
+    async with anyio.create_task_group() as group:
+        for each in wanted:
+            group.start_soon(one, each)
+    return {each: found[each] for each in wanted}
 
 
 async def side_by_side(one: Callable[[], Awaitable[T]], other: Callable[[], Awaitable[U]]) -> tuple[T, U]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ecs_worker.doctor.asking import Asking, side_by_side
+from ecs_worker.doctor.asking import Asking, all_of, side_by_side
 from ecs_worker.doctor.checks import account, image, job, network, prefect, rights
 from ecs_worker.doctor.checks.prefect import PrefectFacts
 from ecs_worker.doctor.checks.rights import RightsFacts
@@ -111,10 +111,8 @@ class Examination:
             for each, job in self._make(pool, version, list(found.deployments.values()))
         }
         gatherer = JobGatherer(self._api, self._aws, self._asking, await self._account.ecs_endpoint())
-        answers = await self._asking.each(
-            wanted, lambda name: ("job", name), lambda name: gatherer.gather(name, wanted[name])
-        )
-        return [_told(name, answers[name]) for name in wanted], ""
+        made = await all_of(wanted, lambda name: gatherer.gather(name, wanted[name]))
+        return list(made.values()), ""
 
     async def _rights(
         self, patient: Patient, made: Mapping[str, Job], facts: AccountFacts, because: str
@@ -140,10 +138,6 @@ class Examination:
                 line = Line(Group.NETWORK, "of instances", (name,))
                 found.append(line.skipped("the task has the network of its instance, which isn't looked at"))
         return found + [finding for facts in images for finding in image.findings(facts)]
-
-
-def _told(name: str, answer: JobFacts | Untold) -> JobFacts:
-    return job.JobFacts(name, None, untold=answer) if isinstance(answer, Untold) else answer
 
 
 def _of_jobs(jobs: Sequence[JobFacts], because: str) -> Iterator[Finding]:

@@ -91,6 +91,8 @@ class AccountFacts:
         """Why nothing can be asked of AWS; empty: it can."""
         if self.unusable:
             return "AWS can't be asked"
+        if not self.region:
+            return "there is no Region"
         if isinstance(self.partition, Untold):
             return f"there is no Region {self.region}"
         return "AWS refuses the credentials" if code(self.identity) in _NO_CREDENTIALS else ""
@@ -122,7 +124,7 @@ def identity(facts: AccountFacts) -> Finding:
         told, _, remedy = facts.unusable.partition(": ")
         return line.failed(told, _sentence(remedy) if remedy else "Correct the AWS settings.")
     found = facts.identity
-    if found is None or isinstance(facts.partition, Untold):
+    if found is None:
         return line.skipped(facts.obstacle)
     if not isinstance(found, Untold):
         return line.ok(f"{found.arn}, of the account {found.account}")
@@ -137,6 +139,8 @@ def region(facts: AccountFacts) -> Finding:
     """Whether there is such a Region."""
     line = Line(Group.AWS, "Region")
     if not facts.region:
+        if facts.unusable:
+            return line.skipped(facts.obstacle)
         return line.failed("there is none", "Set AWS_REGION, as for the worker.")
     if isinstance(facts.partition, Untold):
         return line.failed(f"there is no Region {facts.region}", "Correct AWS_REGION, or the profile's region.")
@@ -208,10 +212,10 @@ def vcpus(quota: Quota, limit: int | None) -> Finding:
     tasks = math.floor(quota.value / quota.largest)
     if limit is not None and limit > tasks:
         return line.warning(
-            f"{has}: that is {tasks} tasks of {quota.largest:g} vCPUs at once, and the pool's limit is {limit} runs",
+            f"{has}: that is {tasks} tasks of {quota.largest:g} vCPU at once, and the pool's limit is {limit} runs",
             remedy,
         )
-    return line.ok(f"{has}: that is {tasks} tasks of {quota.largest:g} vCPUs at once")
+    return line.ok(f"{has}: that is {tasks} tasks of {quota.largest:g} vCPU at once")
 
 
 def asked_by(job: Job) -> Capacity:

@@ -70,7 +70,9 @@ class PrefectFacts:
             return "no work pool is named: give --pool"
         if self.pool is None:
             return f"there is no work pool {self.wanted}"
-        return f"the work pool {self.wanted} can't be read" if isinstance(self.pool, Untold) else ""
+        if isinstance(self.pool, Untold):
+            return f"the work pool {self.wanted} can't be read"
+        return f"the work pool {self.wanted} is not of type ecs" if self.pool.type != "ecs" else ""
 
 
 def findings(facts: PrefectFacts) -> Iterator[Finding]:

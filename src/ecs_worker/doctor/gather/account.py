@@ -40,15 +40,23 @@ class AccountGatherer:
 
     async def gather(self) -> AccountFacts:
         """Whatever the jobs are."""
+        region = await self._asking.get("region", self._region)
+        if isinstance(region, Untold):
+            return AccountFacts(region.why)
+        if not region:
+            return AccountFacts()
+        facts = AccountFacts(region=region)
         found = await self._asking.get("credentials", self._aws.check)
         if isinstance(found, Untold):
-            return AccountFacts(found.why)
-        facts = AccountFacts(region=self._aws.region())
-        facts = replace(facts, partition=await self._partition(facts.region or ""))
+            return replace(facts, unusable=found.why)
+        facts = replace(facts, partition=await self._partition(region))
         if facts.obstacle:
             return facts
         facts = replace(facts, identity=await self._asking.get("identity", self._identity))
         return facts if facts.obstacle else replace(facts, service_role=await self.role(SERVICE_ROLE))
+
+    async def _region(self) -> str | None:
+        return self._aws.region()
 
     async def _identity(self) -> Identity:
         return await (await self._aws.sts()).identity()

@@ -22,14 +22,18 @@ from ecs_worker.iam.rights import ECS_TASKS, Scope
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.prefect_api.client import PrefectClient
 from ecs_worker.settings import JobDefaults, PrefectSettings
+from support.command_line import ecs_worker
 from support.images import push, push_index
-from support.policies import Asked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from ecs_worker.aws.session import Aws
+    from ecs_worker.doctor.examine import Examined
     from ecs_worker.doctor.finding import Finding
+    from ecs_worker.job.job import Job
+    from support.command_line import Ended
     from support.embedded import Aws as Clients
     from support.servers.prefect import Admin
     from support.simulator.chaos_proxy import ChaosProxy
@@ -44,7 +48,7 @@ INSIDE = "https://prefect.internal/api"
 class Clinic:
     """`ids`: what the tests break, by short names. `api_url`: where whoever examines asks the API.
 
-    `proxy` and `aws_proxy` stand between them and the servers; `asked` is what IAM would be asked for their calls.
+    `proxy` and `aws_proxy` stand between them and the servers; `heard` are the calls to AWS, with their bodies.
     """
 
     admin: Admin
@@ -56,7 +60,7 @@ class Clinic:
     pool: str = field(default_factory=lambda: f"clinic-{uuid4().hex[:8]}")
     ids: dict[str, str] = field(default_factory=dict)
     deployments: dict[str, str] = field(default_factory=dict)
-    asked: Asked = field(default_factory=Asked)
+    heard: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def worker(self) -> str:
@@ -78,13 +82,32 @@ class Clinic:
         return f"arn:aws:iam::{ACCOUNT}:role/{name}"
 
     async def look(self, patient: Patient | None = None, aws: Aws | None = None) -> list[Finding]:
-        """One whole examination."""
+        """What one whole examination finds."""
+        return (await self.examined(patient, aws)).findings
+
+    async def examined(self, patient: Patient | None = None, aws: Aws | None = None) -> Examined:
+        """One whole examination, in this process."""
         settings = PrefectSettings(api_url=self.api_url, inherited={"PREFECT_API_URL": self.admin.server.url})
         async with PrefectClient(settings, patience_seconds=1) as api:
             jobs = Jobs(JobDefaults(), settings)
             examination = Examination(api, aws or self.ours, settings.shown_url, jobs.in_pool, Asking(10))
-            examined = await examination.examine(patient or Patient(self.pool, role=self.worker))
-            return examined.findings
+            return await examination.examine(patient or Patient(self.pool, role=self.worker))
+
+    async def job(self, name: str) -> Job:
+        """The deployment's job, as doctor makes it."""
+        (facts,) = (await self.examined(Patient(None, name, self.worker))).jobs
+        assert facts.job is not None, facts.problems
+        return facts.job
+
+    async def command(self, home: Path, *options: str) -> Ended:
+        """`ecs-worker doctor OPTIONS…`."""
+        given = {
+            "AWS_ENDPOINT_URL": self.aws_proxy.url,
+            "AWS_REGION": REGION,
+            "AWS_ACCESS_KEY_ID": "any",
+            "AWS_SECRET_ACCESS_KEY": "any",
+        }
+        return await ecs_worker(home, "doctor", *options, api_url=self.admin.server.url, env=given)
 
     # -- what the tests break, and mend
 

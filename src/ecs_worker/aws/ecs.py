@@ -74,7 +74,7 @@ class Progress:
     """How far a task has come. Times are None while a step isn't done, or where ECS doesn't tell it."""
 
     task: TaskFacts
-    attached: bool  # its network interface
+    attached: bool  # its network interface has been
     pulled_from: datetime | None
     pulled_to: datetime | None
 
@@ -180,9 +180,10 @@ class Ecs(Service):
         with usable("DescribeTasks"):
             for task in answer["tasks"]:
                 interfaces = [each for each in task.get("attachments", ()) if each.get("type") == _INTERFACE]
+                later = interfaces and (task.get("pullStartedAt") or task.get("startedAt"))  # it may be gone by now
                 return Progress(
                     task=task_facts(task),
-                    attached=any(each.get("status") == "ATTACHED" for each in interfaces),
+                    attached=bool(later) or any(each.get("status") == "ATTACHED" for each in interfaces),
                     pulled_from=_utc(task.get("pullStartedAt")),
                     pulled_to=_utc(task.get("pullStoppedAt")),
                 )

@@ -88,16 +88,22 @@ async def all_of(wanted: Collection[K], ask: Callable[[K], Awaitable[T]]) -> dic
 
 
 async def side_by_side(one: Callable[[], Awaitable[T]], other: Callable[[], Awaitable[U]]) -> tuple[T, U]:
-    """What both return."""
-    first: list[T] = []
+    """What both return. Raises what one of them raises, once the other has ended, too."""
+    found: dict[int, Any] = {}
+    errors: list[EcsWorkerError] = []
 
-    async def ask() -> None:
-        first.append(await one())
+    async def ask(number: int, question: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            found[number] = await question()
+        except EcsWorkerError as error:  # a group of errors would be none that anybody expects
+            errors.append(error)
 
     async with anyio.create_task_group() as group:
-        group.start_soon(ask)
-        second = await other()
-    return first[0], second
+        group.start_soon(ask, 1, one)
+        group.start_soon(ask, 2, other)
+    if errors:
+        raise errors[0]
+    return found[1], found[2]
 
 
 def denied(error: Exception) -> bool:

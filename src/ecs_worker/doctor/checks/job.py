@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from ecs_worker.doctor.finding import Finding, Group, Line, Untold
 from ecs_worker.ops.reach import only_here
@@ -70,12 +71,19 @@ def address(facts: JobFacts, job: Job) -> Finding:
         return line.failed(
             "the container has none: no flow run could tell its state", f"Set {API_URL} for the worker, or in env."
         )
+    shown = job.hidden.hide(_shown(url))
     if only_here(url) and facts.ecs and not only_here(facts.ecs):
         return line.failed(
-            f"{url} is an address by which each machine calls itself",
+            f"{shown} is an address by which each machine calls itself",
             f"Set {API_URL} to an address that containers reach, too, or give them one of their own in env.",
         )
-    return line.ok(url.rpartition("@")[2])
+    return line.ok(shown)
+
+
+def _shown(url: str) -> str:
+    """Without what stands before an @."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def environment(job: Job) -> dict[str, str]:

@@ -85,12 +85,14 @@ class Clinic:
         """What one whole examination finds."""
         return (await self.examined(patient, aws)).findings
 
-    async def examined(self, patient: Patient | None = None, aws: Aws | None = None) -> Examined:
+    async def examined(
+        self, patient: Patient | None = None, aws: Aws | None = None, *, seconds: float = 10
+    ) -> Examined:
         """One whole examination, in this process."""
         settings = PrefectSettings(api_url=self.api_url, inherited={"PREFECT_API_URL": self.admin.server.url})
         async with PrefectClient(settings, patience_seconds=1) as api:
             jobs = Jobs(JobDefaults(), settings)
-            examination = Examination(api, aws or self.ours, settings.shown_url, jobs.in_pool, Asking(10))
+            examination = Examination(api, aws or self.ours, settings.shown_url, jobs.in_pool, Asking(seconds))
             return await examination.examine(patient or Patient(self.pool, role=self.worker))
 
     async def job(self, name: str) -> Job:
@@ -99,7 +101,7 @@ class Clinic:
         assert facts.job is not None, facts.problems
         return facts.job
 
-    async def command(self, home: Path, *options: str) -> Ended:
+    async def command(self, home: Path, *options: str, api_url: str | None = None) -> Ended:
         """`ecs-worker doctor OPTIONS…`."""
         given = {
             "AWS_ENDPOINT_URL": self.aws_proxy.url,
@@ -107,7 +109,7 @@ class Clinic:
             "AWS_ACCESS_KEY_ID": "any",
             "AWS_SECRET_ACCESS_KEY": "any",
         }
-        return await ecs_worker(home, "doctor", *options, api_url=self.admin.server.url, env=given)
+        return await ecs_worker(home, "doctor", *options, api_url=api_url or self.admin.server.url, env=given)
 
     # -- what the tests break, and mend
 

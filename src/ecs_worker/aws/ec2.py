@@ -1,4 +1,4 @@
-"""Amazon EC2: the network for tasks whose job names none, and the ways that lead out of a network."""
+"""Amazon EC2: the network for tasks whose job names none, for a deployed worker, and the ways that lead out of it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 from ecs_worker.aws.errors import usable
 from ecs_worker.aws.service import Service
+from ecs_worker.errors import AwsError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+
+# The members of a route of which one names where it leads; DescribeRouteTables, `Route`.
+_TARGETS = (
+    "GatewayId",
+    "NatGatewayId",
+    "TransitGatewayId",
+    "VpcPeeringConnectionId",
+    "NetworkInterfaceId",
+    "InstanceId",
+    "EgressOnlyInternetGatewayId",
+    "LocalGatewayId",
+    "CarrierGatewayId",
+    "CoreNetworkArn",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,21 +38,21 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Subnet:
-    """A subnet. `free`: how many addresses it has left."""
+    """A subnet. `outpost`: it is on hardware of the customer's own, where there is no Fargate.
+
+    `free`: how many addresses it has left.
+    """
 
     id: str
-    vpc: str
+    vpc_id: str
     zone: str
-    free: int
-    gives_public_addresses: bool
+    outpost: bool = False
+    free: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a route table sends what goes to `destination` (a range of addresses, or a prefix list).
-
-    `target` is the id of a gateway, an interface …; `local` within the VPC. Not `active`: the target is gone.
-    """
+    """A route of a route table. `destination` is a CIDR block or a prefix list; `target` is `local`, or an id."""
 
     destination: str
     target: str
@@ -46,10 +61,10 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class RouteTable:
-    """A VPC's route table, for `subnets`; the `main` one also for those that no other names."""
+    """A route table: `main` for all subnets of its VPC that no other one names among its `subnets`."""
 
     id: str
-    vpc: str
+    vpc_id: str
     main: bool
     subnets: frozenset[str]
     routes: tuple[Route, ...]
@@ -94,7 +109,7 @@ class SecurityGroup:
     """A security group, as far as it lets out."""
 
     id: str
-    vpc: str
+    vpc_id: str
     name: str
     egress: tuple[Egress, ...]
 
@@ -132,19 +147,36 @@ class Ec2(Service):
                 return Interface(str(found["SubnetId"]), groups, public)
         return None
 
-    async def subnets_named(self, ids: Collection[str]) -> list[Subnet]:
+    async def vpc_exists(self, vpc_id: str) -> bool:
+        """Whether the account has that VPC in the Region."""
+        filters = [{"Name": "vpc-id", "Values": [vpc_id]}]
+        return bool(await self._pages("DescribeVpcs", "Vpcs", "NextToken", Filters=filters))
+
+    async def subnets_in(self, vpc_id: str) -> list[Subnet]:
+        """All the VPC's subnets."""
+        return await self._subnets([{"Name": "vpc-id", "Values": [vpc_id]}])
+
+    async def subnets_named(self, ids: Sequence[str]) -> list[Subnet]:
         """Those of the subnets that exist."""
-        # By a filter: asked for by their ids, one that doesn't exist would hide the others.
-        filters = [{"Name": "subnet-id", "Values": sorted(ids)}]
-        found = await self._pages("DescribeSubnets", "Subnets", "NextToken", Filters=filters)
-        with usable("DescribeSubnets"):
-            return [_subnet(each) for each in found]
+        return await self._subnets([{"Name": "subnet-id", "Values": list(ids)}])
 
     async def route_tables(self, vpc_id: str) -> list[RouteTable]:
         """All the VPC's route tables."""
-        found = await self._pages("DescribeRouteTables", "RouteTables", "NextToken", Filters=_in(vpc_id))
+        filters = [{"Name": "vpc-id", "Values": [vpc_id]}]
+        found = await self._pages("DescribeRouteTables", "RouteTables", "NextToken", Filters=filters)
         with usable("DescribeRouteTables"):
             return [_route_table(each) for each in found]
+
+    async def security_group_vpc(self, group_id: str) -> str | None:
+        """The VPC that the security group belongs to; None if there is no such group."""
+        try:
+            answer = await self._call("DescribeSecurityGroups", GroupIds=[group_id])
+        except AwsError as error:
+            if error.code.startswith("InvalidGroup"):
+                return None
+            raise
+        with usable("DescribeSecurityGroups"):
+            return next((str(group["VpcId"]) for group in answer["SecurityGroups"]), None)
 
     async def nat_gateways(self, vpc_id: str) -> list[NatGateway]:
         """All the VPC's NAT gateways, deleted ones also, for about an hour."""
@@ -180,41 +212,47 @@ class Ec2(Service):
                 for each in found
             ]
 
+    async def _subnets(self, filters: Iterable[Mapping[str, Any]]) -> list[Subnet]:
+        found = await self._pages("DescribeSubnets", "Subnets", "NextToken", Filters=list(filters))
+        with usable("DescribeSubnets"):
+            return [
+                Subnet(
+                    str(each["SubnetId"]),
+                    str(each["VpcId"]),
+                    str(each.get("AvailabilityZone") or ""),
+                    bool(each.get("OutpostArn")),
+                    int(each.get("AvailableIpAddressCount") or 0),
+                )
+                for each in found
+            ]
+
+
+def _route_table(raw: Mapping[str, Any]) -> RouteTable:
+    associations = raw.get("Associations") or ()
+    return RouteTable(
+        id=str(raw["RouteTableId"]),
+        vpc_id=str(raw["VpcId"]),
+        main=any(each.get("Main") for each in associations),
+        subnets=frozenset(str(each["SubnetId"]) for each in associations if each.get("SubnetId")),
+        routes=tuple(_route(each) for each in raw.get("Routes") or ()),
+    )
+
+
+def _route(raw: Mapping[str, Any]) -> Route:
+    destination = next(
+        (
+            str(raw[name])
+            for name in ("DestinationCidrBlock", "DestinationIpv6CidrBlock", "DestinationPrefixListId")
+            if raw.get(name)
+        ),
+        "",
+    )
+    target = next((str(raw[name]) for name in _TARGETS if raw.get(name)), "")
+    return Route(destination, target, raw.get("State", "active") == "active")
+
 
 def _in(vpc_id: str) -> list[dict[str, Any]]:
     return [{"Name": "vpc-id", "Values": [vpc_id]}]
-
-
-def _subnet(found: Mapping[str, Any]) -> Subnet:
-    return Subnet(
-        str(found["SubnetId"]),
-        str(found["VpcId"]),
-        str(found.get("AvailabilityZone", "")),
-        int(found.get("AvailableIpAddressCount", 0)),
-        bool(found.get("MapPublicIpOnLaunch")),
-    )
-
-
-def _route_table(found: Mapping[str, Any]) -> RouteTable:
-    associations = found.get("Associations", ())
-    return RouteTable(
-        str(found["RouteTableId"]),
-        str(found["VpcId"]),
-        any(each.get("Main") for each in associations),
-        frozenset(str(each["SubnetId"]) for each in associations if each.get("SubnetId")),
-        tuple(_route(each) for each in found.get("Routes", ())),
-    )
-
-
-_DESTINATIONS = ("DestinationCidrBlock", "DestinationIpv6CidrBlock", "DestinationPrefixListId")
-_ANSWER_OF_A_ROUTE = {*_DESTINATIONS, "State", "Origin", "InstanceOwnerId"}
-
-
-def _route(found: Mapping[str, Any]) -> Route:
-    destination = next((str(found[key]) for key in _DESTINATIONS if found.get(key)), "")
-    # GatewayId, NatGatewayId, TransitGatewayId …: one of a dozen names, and there may be more.
-    target = next((str(value) for key, value in found.items() if value and key not in _ANSWER_OF_A_ROUTE), "")
-    return Route(destination, target, found.get("State", "active") == "active")
 
 
 def _endpoint(found: Mapping[str, Any]) -> Endpoint:

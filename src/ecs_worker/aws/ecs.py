@@ -59,14 +59,17 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A cluster. `status`: ACTIVE when tasks can be run there. `instances`: how many EC2 instances are registered."""
+    """A cluster. `status` is ACTIVE where tasks can run. `instances`: how many have registered with it.
+
+    `default_strategy`: the capacity providers of runs that name none.
+    """
 
     arn: str
     name: str
     status: str
-    instances: int
-    providers: frozenset[str]
-    default_strategy: tuple[str, ...]
+    capacity_providers: tuple[str, ...]
+    instances: int = 0
+    default_strategy: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,22 +160,24 @@ class Ecs(Service):
         )
         return [str(arn) for arn in arns]
 
-    async def cluster(self, name: str) -> Cluster | None:
-        """The cluster of that name or ARN, or None. Empty: the account's default one."""
-        answer = await self._call("DescribeClusters", clusters=[name] if name else None)
+    async def cluster(self, cluster: str) -> Cluster | None:
+        """The cluster of that name or ARN; None if there is none. A deleted one is INACTIVE for some time."""
+        answer = await self._call("DescribeClusters", clusters=[cluster] if cluster else None)
         with usable("DescribeClusters"):
-            for found in answer["clusters"]:
-                return Cluster(
-                    arn=str(found["clusterArn"]),
-                    name=str(found["clusterName"]),
-                    status=str(found.get("status", "")),
-                    instances=int(found.get("registeredContainerInstancesCount", 0)),
-                    providers=frozenset(map(str, found.get("capacityProviders") or ())),
-                    default_strategy=tuple(
-                        str(item["capacityProvider"]) for item in found.get("defaultCapacityProviderStrategy") or ()
-                    ),
-                )
-        return None
+            return next(
+                (
+                    Cluster(
+                        str(each["clusterArn"]),
+                        str(each["clusterName"]),
+                        str(each["status"]),
+                        tuple(each.get("capacityProviders") or ()),
+                        int(each.get("registeredContainerInstancesCount") or 0),
+                        tuple(item["capacityProvider"] for item in each.get("defaultCapacityProviderStrategy") or ()),
+                    )
+                    for each in answer["clusters"]
+                ),
+                None,
+            )
 
     async def progress(self, cluster: str, arn: str) -> Progress | None:
         """How far the task has come; None: ECS doesn't know it (yet)."""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import anyio
 
 from ecs_worker.doctor.finding import Untold
-from ecs_worker.errors import AwsError, EcsWorkerError
+from ecs_worker.errors import AwsError, EcsWorkerError, UserError
+from ecs_worker.verdicts.classify import Kind, classify
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable
@@ -69,7 +70,15 @@ class Asking:
         except TimeoutError as error:
             return Untold(f"there was no answer within {self._seconds:g} s", error=error)
         except EcsWorkerError as error:
-            return Untold(str(error), denied=denied(error), error=error)
+            return Untold(str(error), denied(error), error, "" if denied(error) else _remedy(error))
+
+
+def _remedy(error: EcsWorkerError) -> str:
+    """Of an error that the next attempt would get, too; empty: of others."""
+    if isinstance(error, AwsError):
+        verdict = classify(error)
+        return verdict.remedy or ("Correct what AWS complains of." if verdict.kind is Kind.PERMANENT else "")
+    return "Correct that, and give the command again." if isinstance(error, UserError) else ""
 
 
 async def all_of(wanted: Collection[K], ask: Callable[[K], Awaitable[T]]) -> dict[K, T]:

@@ -12,7 +12,7 @@ from ecs_worker.doctor.checks.rights import RightsFacts
 from ecs_worker.doctor.finding import Finding, Group, Line, Untold, merged
 from ecs_worker.doctor.gather.account import AccountGatherer
 from ecs_worker.doctor.gather.image import ImageGatherer
-from ecs_worker.doctor.gather.jobs import JobGatherer
+from ecs_worker.doctor.gather.jobs import NOT_TOLD, JobGatherer
 from ecs_worker.doctor.gather.network import NetworkGatherer
 from ecs_worker.doctor.gather.prefect import PoolFound, PrefectGatherer
 from ecs_worker.doctor.gather.rights import RightsGatherer
@@ -76,17 +76,25 @@ class Examination:
             because = "of no deployment a job could be made"
         pool = found.facts.pool
         limit = None if pool is None or isinstance(pool, Untold) else pool.concurrency_limit
-        if made:
-            facts = replace(facts, uses=await self._account.uses(made), quotas=await self._account.quotas(made))
         facts = replace(facts, limit=limit, jobs_untold=because)
+        facts, (allowed, placed) = await side_by_side(
+            lambda: self._with_jobs(facts, made),
+            lambda: side_by_side(
+                lambda: self._rights(patient, made, facts, because), lambda: self._networks_and_images(made, because)
+            ),
+        )
         told = [
             *prefect.findings(found.facts),
             *account.findings(facts),
-            *rights.findings(await self._rights(patient, made, facts, because)),
-            *await self._networks_and_images(made, because),
+            *rights.findings(allowed),
+            *placed,
             *_of_jobs(jobs, because),
         ]
         return Examined(merged(told), jobs)
+
+    async def _with_jobs(self, facts: AccountFacts, made: Mapping[str, Job]) -> AccountFacts:
+        uses, quotas = await side_by_side(lambda: self._account.uses(made), lambda: self._account.quotas(made))
+        return replace(facts, uses=uses, quotas=quotas)
 
     async def _prefect(self, patient: Patient) -> PoolFound:
         if self._api is None:
@@ -134,9 +142,12 @@ class Examination:
         )
         found = [finding for facts in networks for finding in network.findings(facts)]
         for name, each in made.items():
-            if not each.network.get("subnets"):
+            subnets = each.network.get("subnets")
+            if not subnets:
                 line = Line(Group.NETWORK, "of instances", (name,))
                 found.append(line.skipped("the task has the network of its instance, which isn't looked at"))
+            elif NOT_TOLD in subnets:
+                found.append(Line(Group.NETWORK, "of jobs", (name,)).skipped("AWS doesn't tell which subnets it has"))
         return found + [finding for facts in images for finding in image.findings(facts)]
 
 

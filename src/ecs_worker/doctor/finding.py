@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-POLICY_REMEDY = "Allow it: `ecs-worker iam policy doctor` prints the rights that this command needs."
-LATER_REMEDY = "Give the command again; if that lasts, look for what is between this machine and AWS."
+_ALLOW_IT = "Allow it: `ecs-worker iam policy doctor` prints the rights that this command needs."
+_LATER = "Give the command again; if that lasts, look for what is between this machine and AWS."
 
 
 class Group(StrEnum):
@@ -51,11 +51,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Untold:
-    """What could not be found out, and why. `denied`: whoever asks isn't allowed to."""
+    """What could not be found out, and why. `denied`: whoever asks isn't allowed to. `remedy`: if it is known."""
 
     why: str
     denied: bool = False
     error: Exception | None = None
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,8 @@ class Line:
 
     def untold(self, untold: Untold) -> Finding:
         """Not known: that is said, and not guessed."""
-        return self.warning(
-            f"can't be told: {untold.why.rstrip('.')}", POLICY_REMEDY if untold.denied else LATER_REMEDY
-        )
+        remedy = untold.remedy or (_ALLOW_IT if untold.denied else _LATER)
+        return self.warning(f"can't be told: {untold.why.rstrip('.')}", remedy)
 
 
 def merged(findings: Iterable[Finding]) -> list[Finding]:

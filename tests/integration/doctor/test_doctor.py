@@ -23,12 +23,15 @@ from ecs_worker.job.variables import default_base_job_template
 from support.clinic import ACCOUNT, EVERYWHERE, Clinic, endpoint
 from support.images import push
 from support.paths import TESTS
+from support.servers.prefect import Admin
 from support.simulator.faults import What, fault
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
+    from support.servers.prefect import PrefectServer
     from support.simulator.chaos_proxy import ChaosProxy
     from support.simulator.faults import Fault
 
@@ -367,7 +370,7 @@ async def nobody_may_ask_what_the_worker_may(clinic: Clinic) -> AsyncIterator[Lo
         yield None
 
 
-@told_as(RIGHTS, "worker", "Give the command again", told="there is no role nobody", result=WARNING)
+@told_as(RIGHTS, "worker", "Correct --worker-role", told="there is no role nobody", result=WARNING)
 async def the_named_worker_role_is_none(clinic: Clinic) -> AsyncIterator[Looked | None]:
     yield {"patient": Patient(clinic.pool, role="nobody")}
 
@@ -615,3 +618,52 @@ async def test_what_is_broken_is_told_by_its_line_alone(clinic: Clinic, broken: 
 def test_there_are_enough_of_them() -> None:
     assert len(BREAKS) >= 50
     assert {each.group for each in BREAKS} == {PREFECT, AWS, RIGHTS, NETWORK, IMAGE, JOB}
+
+
+async def test_what_aws_does_not_tell_about_one_network_keeps_no_other_from_being_judged(clinic: Clinic) -> None:
+    rule = fault(What.ERROR, containing="Action=DescribeSubnets", code="UnauthorizedOperation", message="Not you.")
+    by_vpc = {"subnets": None, "security_groups": None, "vpc_id": clinic.ids["vpc"]}
+    with faulty(clinic.aws_proxy, rule):
+        async with clinic.deployed("etl/nightly", **by_vpc):
+            findings = await clinic.look()
+    bad = {each.check: each for each in findings if each.result in {Result.FAILED, Result.WARNING}}
+    assert {each.result for each in bad.values()} == {Result.WARNING}, "it is said, and not guessed"
+    assert all("iam policy doctor" in each.remedy for each in bad.values()), bad
+    assert bad["what AWS tells of jobs"].about == ("etl/nightly",)
+    skipped = {each.check: each.about for each in findings if each.result is Result.SKIPPED}
+    assert skipped["of jobs"] == ("etl/nightly",)
+    assert {each.result for each in findings if each.check.startswith("requests of ")} == {Result.OK}
+
+
+async def test_a_pool_without_deployments_is_judged_by_its_defaults(clinic: Clinic) -> None:
+    name = await clinic.admin.create_pool(base_job_template=default_base_job_template())
+    findings = await clinic.look(Patient(name, role=clinic.worker))
+    (requests,) = [each for each in findings if each.check == "requests of the pool's defaults"]
+    assert requests.result is Result.OK
+    (image,) = [each for each in findings if each.group is IMAGE]
+    assert image.result is Result.SKIPPED
+    assert "prefecthq/prefect:3." in image.check
+
+
+async def test_one_hanging_place_delays_no_other(clinic: Clinic) -> None:
+    rule = fault(What.HANG_BEFORE, containing="Action=DescribeRouteTables")
+    with faulty(clinic.aws_proxy, rule):
+        findings = (await clinic.examined(seconds=0.5)).findings
+    bad = [each for each in findings if each.result in {Result.FAILED, Result.WARNING}]
+    assert {each.check.partition(" of ")[0] for each in bad} == {"way out"}
+    assert all("no answer within 0.5 s" in each.told for each in bad)
+    assert sum(each.result is Result.OK for each in findings) > 40
+
+
+async def test_prefect_2_is_asked_in_its_own_way(prefect2: PrefectServer, clinic: Clinic, tmp_path: Path) -> None:
+    async with Admin(prefect2) as admin:
+        pool = await admin.create_pool(base_job_template=default_base_job_template())
+        flow = await admin.create_flow("etl")
+        await admin.create_deployment(pool, name="old", flow_id=flow, infra_overrides={"cluster": clinic.pool})
+    ended = await clinic.command(tmp_path, "-p", pool, "--worker-role", clinic.worker, api_url=prefect2.url)
+    lines = ended.out.splitlines()
+    assert any(line.startswith("  ✓ ok       version: Prefect 2.20.") for line in lines), ended
+    warned = [line for line in lines[: lines.index("AWS")] if "! warning" in line]
+    assert [line.partition(":")[0].split()[-1] for line in warned] == ["stream", "channel"]
+    assert all("→ Update the server to 3." in line for line in warned)
+    assert f"  ✓ ok       cluster {clinic.pool}: ACTIVE in us-east-1 [etl/old]" in lines

@@ -129,7 +129,7 @@ async def test_a_networks_ways_out_are_read_and_go_with_what_they_lead_to(aws: C
         found = await ec2.route_tables(vpc)
         return {each.id: [route for route in each.routes if route.destination == everywhere] for each in found}
 
-    assert {each.id: each.vpc for each in await ec2.subnets_named([*made, "subnet-0"])} == dict.fromkeys(made, vpc)
+    assert {each.id: each.vpc_id for each in await ec2.subnets_named([*made, "subnet-0"])} == dict.fromkeys(made, vpc)
     assert await ways() == {main: [Route(everywhere, gateway)], table: [Route(everywhere, nat_id)]}
     (own,) = [each for each in await ec2.route_tables(vpc) if each.id == table]
     assert (own.main, set(own.subnets)) == (False, {made[0]})

@@ -98,9 +98,9 @@ def network_of(
     **wanted: Any,
 ) -> list[Finding]:
     facts = NetworkFacts(
-        NetworkWanted("eu-west-1", frozenset({SUBNET}), services=SERVICES, **wanted),
+        NetworkWanted("eu-west-1", frozenset({SUBNET}), **{"services": SERVICES, **wanted}),
         ("f/d",),
-        (Subnet(SUBNET, VPC, "a", 100, False),),  # noqa: FBT003 - as AWS tells it
+        (Subnet(SUBNET, VPC, "a", free=100),),
         {VPC: [table(*routes)] if tables is None else tables},
         {VPC: gateways or []},
         {VPC: endpoints or []},
@@ -163,6 +163,12 @@ def test_prefect_cloud_is_beyond_endpoints_but_for_private_links() -> None:
     found = way(network_of(endpoints=ALL, api_url=url))
     assert found.result is WARNING
     assert "PrivateLink" in found.told
+
+
+def test_tasks_on_instances_need_only_prefect_which_may_be_near() -> None:
+    assert way(network_of(services=frozenset())).result is WARNING
+    cloud = network_of(services=frozenset(), api_url="https://api.prefect.cloud/api/accounts/a/workspaces/w")
+    assert way(cloud).result is FAILED
 
 
 @pytest.mark.parametrize(

@@ -181,8 +181,8 @@ def capacity(use: Use, wanted: Capacity, about: tuple[str, ...]) -> Finding:
     if found is None or isinstance(found, Untold) or found.status != "ACTIVE":
         return line.skipped("the cluster isn't there" if not isinstance(found, Untold) else "the cluster isn't known")
     providers = wanted.providers or (() if wanted.launch_type else found.default_strategy)
-    if missing := [name for name in providers if name not in found.providers]:
-        every = " ".join(sorted({*found.providers, *missing}))
+    if missing := [name for name in providers if name not in found.capacity_providers]:
+        every = " ".join(sorted({*found.capacity_providers, *missing}))
         return line.failed(
             f"the cluster has no capacity provider {', '.join(missing)}",
             f"Add it: `aws ecs put-cluster-capacity-providers --cluster {found.name} --capacity-providers {every} "

@@ -87,7 +87,7 @@ def subnets(line: Line, facts: NetworkFacts) -> Finding:
     remedy = "Correct the job variables subnets, vpc_id or network_configuration, or AWS_REGION."
     if missing := sorted(facts.wanted.subnets - {subnet.id for subnet in facts.subnets}):
         return line.failed(f"not there in {facts.wanted.region}: {', '.join(missing)}", remedy)
-    vpcs = sorted({subnet.vpc for subnet in facts.subnets})
+    vpcs = sorted({subnet.vpc_id for subnet in facts.subnets})
     if len(vpcs) > 1:
         return line.failed(f"are in several VPCs: {', '.join(vpcs)}", f"ECS takes those of one. {remedy}")
     free = sum(subnet.free for subnet in facts.subnets)
@@ -122,7 +122,7 @@ class _Way:
 
 
 def _way(subnet: Subnet, facts: NetworkFacts) -> _Way | Untold:
-    tables = facts.tables.get(subnet.vpc, [])
+    tables = facts.tables.get(subnet.vpc_id, [])
     if isinstance(tables, Untold):
         return tables
     table = _table_of(subnet.id, tables)
@@ -130,13 +130,13 @@ def _way(subnet: Subnet, facts: NetworkFacts) -> _Way | Untold:
     dead = ""
     if table is not None and route is not None:
         if not route.active:
-            dead = f"{table.id} leads to {route.target}, which is gone"
+            dead = f"{subnet.id} leads to {route.target}, which is gone"
         elif route.target.startswith("igw-"):
             if facts.wanted.public:
                 return _Way(Result.OK, f"by the internet gateway {route.target}, with a public address")
-            dead = f"it leads to {route.target}, but the task gets no public address"
+            dead = f"{subnet.id} leads to {route.target}, but the task gets no public address"
         elif route.target.startswith("nat-"):
-            why = _broken_gateway(route.target, tables, facts.gateways.get(subnet.vpc, []))
+            why = _broken_gateway(route.target, tables, facts.gateways.get(subnet.vpc_id, []))
             if isinstance(why, Untold):
                 return why
             if not why:
@@ -153,37 +153,39 @@ def _way(subnet: Subnet, facts: NetworkFacts) -> _Way | Untold:
 
 def _by_endpoints(subnet: Subnet, table: RouteTable | None, facts: NetworkFacts, dead: str) -> _Way | Untold:
     """Without a way to the internet. `dead`: what is wrong with the one there seems to be."""
-    endpoints = facts.endpoints.get(subnet.vpc, [])
+    endpoints = facts.endpoints.get(subnet.vpc_id, [])
     if isinstance(endpoints, Untold):
         return endpoints
-    working = [
-        each
-        for each in endpoints
-        if each.state == "available"
-        and ((table is not None and table.id in each.route_tables) if each.gateway else each.private_dns)
-    ]
-    there = {each.service for each in working}
-    wanted = facts.wanted
-    missing = sorted(wanted.services - there)
-    why = dead or f"{subnet.id} has no route to the internet"
-    remedy = _remedy(dead)
-    if there & wanted.services or (wanted.services and not missing):
-        if missing:
-            return _Way(
-                Result.FAILED,
-                f"{why}, and the VPC has no endpoint for {', '.join(missing)}",
-                f"Make these endpoints (interfaces with private DNS; for s3 a gateway in {_name(table)}), or: {remedy}",
-            )
-        if wanted.registries:
-            others = ", ".join(sorted(wanted.registries))
-            return _Way(
-                Result.FAILED, f"{why}, and no endpoint leads to {others}", f"Copy the image to ECR, or: {remedy}"
-            )
-        told = f"by endpoints ({', '.join(sorted(wanted.services))})"
-        if CLOUD in wanted.api_url:
-            return _Way(Result.WARNING, f"{told}; but {why}, as Prefect Cloud needs unless by PrivateLink", remedy)
-        return _Way(Result.OK, told)
+    wanted, there = facts.wanted, {each.service for each in endpoints if _works(each, table)}
+    why, remedy = dead or f"{subnet.id} has no route to the internet", _remedy(dead)
+    if there & wanted.services:
+        return _only_endpoints(wanted, sorted(wanted.services - there), why, remedy, table)
+    if not wanted.services and not wanted.registries and CLOUD not in wanted.api_url:  # not on Fargate
+        return _Way(Result.WARNING, f"{why}: what is beyond the VPC is out of reach, perhaps Prefect, too", remedy)
     return _Way(Result.FAILED, why, remedy)
+
+
+def _works(endpoint: Endpoint, table: RouteTable | None) -> bool:
+    if endpoint.state != "available":
+        return False
+    return (table is not None and table.id in endpoint.route_tables) if endpoint.gateway else endpoint.private_dns
+
+
+def _only_endpoints(wanted: NetworkWanted, missing: list[str], why: str, remedy: str, table: RouteTable | None) -> _Way:
+    """Where some services have endpoints, that is the way that is meant."""
+    if missing:
+        return _Way(
+            Result.FAILED,
+            f"{why}, and the VPC has no endpoint for {', '.join(missing)}",
+            f"Make these endpoints (interfaces with private DNS; for s3 a gateway in {_name(table)}), or: {remedy}",
+        )
+    if wanted.registries:
+        others = ", ".join(sorted(wanted.registries))
+        return _Way(Result.FAILED, f"{why}, and no endpoint leads to {others}", f"Copy the image to ECR, or: {remedy}")
+    told = f"by endpoints ({', '.join(sorted(wanted.services))})"
+    if CLOUD in wanted.api_url:
+        return _Way(Result.WARNING, f"{told}; but {why}, as Prefect Cloud needs unless by PrivateLink", remedy)
+    return _Way(Result.OK, told)
 
 
 def _remedy(dead: str) -> str:
@@ -219,7 +221,7 @@ def _table_of(subnet: str, tables: Iterable[RouteTable]) -> RouteTable | None:
 def security_groups(line: Line, facts: NetworkFacts) -> Finding:
     """Whether they let tasks out."""
     assert not isinstance(facts.subnets, Untold), "findings() asks before"
-    vpc = facts.subnets[0].vpc
+    vpc = facts.subnets[0].vpc_id
     known = facts.groups.get(vpc, [])
     if isinstance(known, Untold):
         return line.untold(known)

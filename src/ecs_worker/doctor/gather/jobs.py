@@ -92,7 +92,10 @@ class _Sources(WorkerSources):
         ask = super().network
         found = await self._asking.get(("network", target, need.inherit, need.vpc_id), lambda: ask(target, need))
         if isinstance(found, Untold):
-            self._open(found)
+            if need.inherit:  # which is the worker's, and this may be another machine
+                self.troubles.append(replace(found, remedy="Give the command where the worker runs, on ECS."))
+            else:
+                self._open(found)
             return FoundNetwork([NOT_TOLD])
         return found
 

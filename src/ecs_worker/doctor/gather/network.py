@@ -6,11 +6,13 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, TypeVar
 
 from ecs_worker.aws.ec2 import Ec2
+from ecs_worker.doctor.asking import all_of
 from ecs_worker.doctor.checks.image import ImageWanted
 from ecs_worker.doctor.checks.job import API_URL, environment
 from ecs_worker.doctor.checks.network import NetworkFacts, NetworkWanted
 from ecs_worker.doctor.finding import Untold
 from ecs_worker.doctor.gather.account import target_of
+from ecs_worker.doctor.gather.jobs import NOT_TOLD
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -35,18 +37,22 @@ class NetworkGatherer:
         """Of each network that jobs (by what they are called) name."""
         asked: defaultdict[tuple[AwsTarget, NetworkWanted], list[str]] = defaultdict(list)
         for name, job in jobs.items():
-            if job.network.get("subnets"):
+            if job.network.get("subnets") and NOT_TOLD not in job.network["subnets"]:
                 asked[target_of(job), wanted_by(job)].append(name)
-        return [await self._facts(target, wanted, tuple(about)) for (target, wanted), about in asked.items()]
+
+        async def facts(place: tuple[AwsTarget, NetworkWanted]) -> NetworkFacts:
+            return await self._facts(*place, tuple(asked[place]))
+
+        return list((await all_of(list(asked), facts)).values())
 
     async def _facts(self, target: AwsTarget, wanted: NetworkWanted, about: tuple[str, ...]) -> NetworkFacts:
         async def ask(ids: frozenset[str]) -> tuple[Subnet, ...]:
-            return tuple(await (await self._aws.ec2(target)).subnets_named(ids))
+            return tuple(await (await self._aws.ec2(target)).subnets_named(sorted(ids)))
 
         subnets = await self._asking.get(("subnets", target, wanted.subnets), lambda: ask(wanted.subnets))
         if isinstance(subnets, Untold):
             return NetworkFacts(wanted, about, subnets)
-        vpcs = {subnet.vpc for subnet in subnets}
+        vpcs = {subnet.vpc_id for subnet in subnets}
         return NetworkFacts(
             wanted,
             about,

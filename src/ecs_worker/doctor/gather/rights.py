@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
+from ecs_worker.doctor.asking import all_of
 from ecs_worker.doctor.checks.rights import PrincipalFacts, RightsFacts, RoleFacts, Simulated, concrete
 from ecs_worker.doctor.finding import Untold
 from ecs_worker.doctor.gather.account import target_of
@@ -86,11 +87,14 @@ class RightsGatherer:
         name = session["role"] if session else principal
         if name.startswith("arn:"):
             if name.endswith(":root"):
-                return Untold(f"{name} is the account's root user, whose rights IAM doesn't simulate: use a role")
+                return Untold(
+                    f"{name} is the account's root user, whose rights IAM doesn't simulate",
+                    remedy="Name the worker's role with --worker-role.",
+                )
             return name
         found = await self._account.role(name)
         if found is None:
-            return Untold(f"there is no role {name} in this account")
+            return Untold(f"there is no role {name} in this account", remedy="Correct --worker-role, or AWS_PROFILE.")
         if not isinstance(found, Untold):
             return found.arn
         # Without a path that is its ARN; and most have none.
@@ -108,20 +112,21 @@ class RightsGatherer:
             if (started := starts(job, scope)) is not None:
                 arn, more = started
                 reads[arn] = reads.get(arn, rights.ExecutionNeeds()) | more
-        return [
-            await self._role(arn, service, reads.get(arn), [places[name] for name in about], tuple(about))
-            for (arn, service), about in named.items()
-        ]
+
+        async def facts(role: tuple[str, str]) -> RoleFacts:
+            return await self._role(*role, reads.get(role[0]), places[named[role][0]], tuple(named[role]))
+
+        return list((await all_of(list(named), facts)).values())
 
     async def _role(
         self,
         arn: str,
         service: str,
         reads: rights.ExecutionNeeds | None,
-        places: Sequence[tuple[Scope, Job]],
+        place: tuple[Scope, Job],
         about: tuple[str, ...],
     ) -> RoleFacts:
-        scope, job = places[0]
+        scope, job = place
         target = target_of(job)
         role = await self._account.role(arn, target) if arn.split(":")[4] == scope.account else None
         there = role is not None and reads is not None and service == ECS_TASKS

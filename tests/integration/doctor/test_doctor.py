@@ -627,6 +627,8 @@ async def test_what_aws_does_not_tell_about_one_network_keeps_no_other_from_bein
         async with clinic.deployed("etl/nightly", **by_vpc):
             findings = await clinic.look()
     bad = {each.check: each for each in findings if each.result in {Result.FAILED, Result.WARNING}}
+    lacking = [bad.pop(f"ec2:{action} by {clinic.worker}") for action in ("DescribeVpcs", "DescribeSubnets")]
+    assert {each.result for each in lacking} == {Result.FAILED}, "a job without subnets takes more rights"
     assert {each.result for each in bad.values()} == {Result.WARNING}, "it is said, and not guessed"
     assert all("iam policy doctor" in each.remedy for each in bad.values()), bad
     assert bad["what AWS tells of jobs"].about == ("etl/nightly",)

@@ -114,6 +114,7 @@ SERVICES = (
     "events",
     "cloudformation",
     "cloudwatch",
+    "ecr",
 )
 
 

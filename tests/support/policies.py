@@ -1,84 +1,23 @@
-"""What IAM would say to a request, by the policies of whoever makes it; and what a call to AWS is checked against.
+"""What a call to AWS is checked against; what IAM says to that, `ecs_worker.iam.evaluate` knows.
 
-The rules are those of the IAM user guide, "Policy evaluation logic": denied unless allowed, and a Deny wins. Sources of
-what is checked: the Service Authorization Reference, and the ECS developer guide on PassRole and tagging at creation.
+Sources: the Service Authorization Reference, and the ECS developer guide on PassRole and tagging at creation.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
+from ecs_worker.iam.evaluate import Request, allowed
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["ACCOUNT", "REGION", "Asked", "Request", "allowed", "arn", "requests_of"]
 
 REGION, ACCOUNT = "us-east-1", "123456789012"
-
-
-@dataclass(frozen=True)
-class Request:
-    """One action on one resource. `context`: the condition keys that the request has."""
-
-    action: str
-    resource: str = "*"
-    context: Mapping[str, str] = field(default_factory=dict)
-
-
-def allowed(policies: Iterable[Mapping[str, Any]], request: Request) -> bool:
-    effects = {
-        statement["Effect"]
-        for policy in policies
-        for statement in _listed(policy["Statement"])
-        if _applies(statement, request)
-    }
-    return effects == {"Allow"}
-
-
-def _applies(statement: Mapping[str, Any], request: Request) -> bool:
-    return (
-        _one_fits(statement["Action"], request.action, ignore_case=True)
-        and _one_fits(statement["Resource"], request.resource)
-        and all(
-            _holds(operator, request.context.get(key), values)
-            for operator, keys in statement.get("Condition", {}).items()
-            for key, values in keys.items()
-        )
-    )
-
-
-def _holds(operator: str, value: str | None, values: Any) -> bool:
-    """A key that the request doesn't have holds only where `…IfExists` is written."""
-    name = operator.removesuffix("IfExists")
-    if value is None:
-        return name != operator
-    match name:
-        case "StringEquals":
-            return value in _listed(values)
-        case "StringLike" | "ArnLike" | "ArnEquals":  # ArnEquals takes wildcards, too
-            return _one_fits(values, value)
-        case "StringNotEquals":
-            return value not in _listed(values)
-        case _:
-            raise NotImplementedError(operator)
-
-
-def _one_fits(patterns: Any, text: str, *, ignore_case: bool = False) -> bool:
-    flags = re.IGNORECASE if ignore_case else 0
-    return any(re.fullmatch(_expression(pattern), text, flags | re.DOTALL) for pattern in _listed(patterns))
-
-
-def _expression(pattern: str) -> str:
-    return "".join({"*": ".*", "?": "."}.get(part, re.escape(part)) for part in pattern)
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-# What the calls are checked against ---------------------------------------------------------------------------
 
 
 class Asked:
@@ -108,7 +47,9 @@ def _operation(action: str, body: str) -> str:
 
 
 def _parameters(body: str) -> dict[str, Any]:
-    return dict(json.loads(body)) if body.startswith("{") else {}
+    if body.startswith("{"):
+        return dict(json.loads(body))
+    return {name: values[0] for name, values in parse_qs(body).items()}
 
 
 def arn(service: str, resource: str) -> str:
@@ -120,7 +61,16 @@ class _Asked:
 
     _SERVICES: Mapping[str, Sequence[str]] = {
         "ecs": ("DescribeTaskDefinition", "ListTaskDefinitions", "DeregisterTaskDefinition"),
-        "ec2": ("DescribeVpcs", "DescribeSubnets", "DescribeNetworkInterfaces"),
+        "ec2": (
+            "DescribeVpcs",
+            "DescribeSubnets",
+            "DescribeNetworkInterfaces",
+            "DescribeRouteTables",
+            "DescribeNatGateways",
+            "DescribeVpcEndpoints",
+            "DescribeSecurityGroups",
+        ),
+        "servicequotas": ("GetServiceQuota",),
     }
 
     def __init__(self, parameters: dict[str, Any]) -> None:
@@ -164,6 +114,23 @@ class _Asked:
 
     def FilterLogEvents(self) -> Iterator[Request]:  # noqa: N802
         yield Request("logs:FilterLogEvents", arn("logs", f"log-group:{self._given['logGroupName']}"))
+
+    def DescribeClusters(self) -> Iterator[Request]:  # noqa: N802
+        for cluster in self._given.get("clusters", ["default"]):
+            named = cluster if cluster.startswith("arn:") else arn("ecs", f"cluster/{cluster}")
+            yield Request("ecs:DescribeClusters", named)
+
+    def GetRole(self) -> Iterator[Request]:  # noqa: N802
+        yield Request("iam:GetRole", f"arn:aws:iam::{ACCOUNT}:role/{self._given['RoleName']}")
+
+    def SimulatePrincipalPolicy(self) -> Iterator[Request]:  # noqa: N802
+        yield Request("iam:SimulatePrincipalPolicy", self._given["PolicySourceArn"])
+
+    def BatchGetImage(self) -> Iterator[Request]:  # noqa: N802
+        yield Request("ecr:BatchGetImage", arn("ecr", f"repository/{self._given['repositoryName']}"))
+
+    def GetDownloadUrlForLayer(self) -> Iterator[Request]:  # noqa: N802
+        yield Request("ecr:GetDownloadUrlForLayer", arn("ecr", f"repository/{self._given['repositoryName']}"))
 
     def GetCallerIdentity(self) -> list[Request]:  # noqa: N802
         """No policy can deny it (STS API)."""

@@ -1,4 +1,4 @@
-"""Amazon EC2: the network for tasks whose job names none, and for a deployed worker."""
+"""Amazon EC2: the network for tasks whose job names none, for a deployed worker, and the ways that lead out of it."""
 
 from __future__ import annotations
 
@@ -38,12 +38,16 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Subnet:
-    """A subnet. `outpost`: it is on hardware of the customer's own, where there is no Fargate."""
+    """A subnet. `outpost`: it is on hardware of the customer's own, where there is no Fargate.
+
+    `free`: how many addresses it has left.
+    """
 
     id: str
     vpc_id: str
     zone: str
     outpost: bool = False
+    free: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,53 @@ class RouteTable:
     routes: tuple[Route, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class NatGateway:
+    """A NAT gateway. `state` is `available` when it works; a private one leads to no internet."""
+
+    id: str
+    subnet: str
+    state: str
+    public: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A VPC's way to an AWS service, whose name `service` is without the Region: `ecr.api`, say.
+
+    A gateway is for `route_tables`. Without `private_dns` an interface isn't found by the service's own name.
+    """
+
+    id: str
+    service: str
+    state: str
+    gateway: bool
+    private_dns: bool
+    route_tables: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Egress:
+    """What a security group lets out: a protocol (`-1` is all), its ports (first and last), and where to."""
+
+    protocol: str
+    ports: tuple[int, int]
+    to: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityGroup:
+    """A security group, as far as it lets out."""
+
+    id: str
+    vpc_id: str
+    name: str
+    egress: tuple[Egress, ...]
+
+
+ALL_PORTS = (0, 65535)
+
+
 class Ec2(Service):
     """EC2 in one account and Region."""
 
@@ -79,8 +130,7 @@ class Ec2(Service):
 
     async def subnets(self, vpc_id: str) -> list[str]:
         """The ids of all the VPC's subnets. `vpc_id` must exist."""
-        filters = [{"Name": "vpc-id", "Values": [vpc_id]}]
-        found = await self._pages("DescribeSubnets", "Subnets", "NextToken", Filters=filters)
+        found = await self._pages("DescribeSubnets", "Subnets", "NextToken", Filters=_in(vpc_id))
         with usable("DescribeSubnets"):
             return [str(subnet["SubnetId"]) for subnet in found]
 
@@ -98,12 +148,11 @@ class Ec2(Service):
 
     async def vpc_exists(self, vpc_id: str) -> bool:
         """Whether the account has that VPC in the Region."""
-        filters = [{"Name": "vpc-id", "Values": [vpc_id]}]
-        return bool(await self._pages("DescribeVpcs", "Vpcs", "NextToken", Filters=filters))
+        return bool(await self._pages("DescribeVpcs", "Vpcs", "NextToken", Filters=_in(vpc_id)))
 
     async def subnets_in(self, vpc_id: str) -> list[Subnet]:
         """All the VPC's subnets."""
-        return await self._subnets([{"Name": "vpc-id", "Values": [vpc_id]}])
+        return await self._subnets(_in(vpc_id))
 
     async def subnets_named(self, ids: Sequence[str]) -> list[Subnet]:
         """Those of the subnets that exist."""
@@ -111,8 +160,7 @@ class Ec2(Service):
 
     async def route_tables(self, vpc_id: str) -> list[RouteTable]:
         """All the VPC's route tables."""
-        filters = [{"Name": "vpc-id", "Values": [vpc_id]}]
-        found = await self._pages("DescribeRouteTables", "RouteTables", "NextToken", Filters=filters)
+        found = await self._pages("DescribeRouteTables", "RouteTables", "NextToken", Filters=_in(vpc_id))
         with usable("DescribeRouteTables"):
             return [_route_table(each) for each in found]
 
@@ -127,6 +175,40 @@ class Ec2(Service):
         with usable("DescribeSecurityGroups"):
             return next((str(group["VpcId"]) for group in answer["SecurityGroups"]), None)
 
+    async def nat_gateways(self, vpc_id: str) -> list[NatGateway]:
+        """All the VPC's NAT gateways, deleted ones also, for about an hour."""
+        found = await self._pages("DescribeNatGateways", "NatGateways", "NextToken", Filter=_in(vpc_id))
+        with usable("DescribeNatGateways"):
+            return [
+                NatGateway(
+                    str(each["NatGatewayId"]),
+                    str(each["SubnetId"]),
+                    str(each.get("State", "")),
+                    each.get("ConnectivityType", "public") == "public",
+                )
+                for each in found
+            ]
+
+    async def endpoints(self, vpc_id: str) -> list[Endpoint]:
+        """All the VPC's endpoints."""
+        found = await self._pages("DescribeVpcEndpoints", "VpcEndpoints", "NextToken", Filters=_in(vpc_id))
+        with usable("DescribeVpcEndpoints"):
+            return [_endpoint(each) for each in found]
+
+    async def security_groups(self, vpc_id: str) -> list[SecurityGroup]:
+        """All the VPC's security groups."""
+        found = await self._pages("DescribeSecurityGroups", "SecurityGroups", "NextToken", Filters=_in(vpc_id))
+        with usable("DescribeSecurityGroups"):
+            return [
+                SecurityGroup(
+                    str(each["GroupId"]),
+                    str(each.get("VpcId", "")),
+                    str(each.get("GroupName", "")),
+                    tuple(_egress(rule) for rule in each.get("IpPermissionsEgress", ())),
+                )
+                for each in found
+            ]
+
     async def _subnets(self, filters: Iterable[Mapping[str, Any]]) -> list[Subnet]:
         found = await self._pages("DescribeSubnets", "Subnets", "NextToken", Filters=list(filters))
         with usable("DescribeSubnets"):
@@ -136,6 +218,7 @@ class Ec2(Service):
                     str(each["VpcId"]),
                     str(each.get("AvailabilityZone") or ""),
                     bool(each.get("OutpostArn")),
+                    int(each.get("AvailableIpAddressCount") or 0),
                 )
                 for each in found
             ]
@@ -163,3 +246,31 @@ def _route(raw: Mapping[str, Any]) -> Route:
     )
     target = next((str(raw[name]) for name in _TARGETS if raw.get(name)), "")
     return Route(destination, target, raw.get("State", "active") == "active")
+
+
+def _in(vpc_id: str) -> list[dict[str, Any]]:
+    return [{"Name": "vpc-id", "Values": [vpc_id]}]
+
+
+def _endpoint(found: Mapping[str, Any]) -> Endpoint:
+    return Endpoint(
+        str(found["VpcEndpointId"]),
+        str(found["ServiceName"]).removeprefix("cn.").split(".", 3)[-1],  # com.amazonaws.eu-west-1.ecr.api
+        str(found.get("State", "")).lower(),
+        found.get("VpcEndpointType", "Gateway") == "Gateway",
+        bool(found.get("PrivateDnsEnabled")),
+        frozenset(str(each) for each in found.get("RouteTableIds") or ()),
+    )
+
+
+def _egress(rule: Mapping[str, Any]) -> Egress:
+    protocol = str(rule.get("IpProtocol", "-1"))
+    first, last = rule.get("FromPort"), rule.get("ToPort")
+    ports = ALL_PORTS if protocol == "-1" or first is None or last is None else (int(first), int(last))
+    to = [
+        *(each["CidrIp"] for each in rule.get("IpRanges", ())),
+        *(each["CidrIpv6"] for each in rule.get("Ipv6Ranges", ())),
+        *(each["PrefixListId"] for each in rule.get("PrefixListIds", ())),
+        *(each["GroupId"] for each in rule.get("UserIdGroupPairs", ())),
+    ]
+    return Egress(protocol, ports, tuple(map(str, to)))

@@ -40,6 +40,7 @@ _ANSWER_ONLY = frozenset(
 
 
 AWS_ENDPOINT = re.compile(r"\.(amazonaws\.com(\.cn)?|api\.aws)$")  # an emulator has no Fargate, nor its limit
+_INTERFACE = "ElasticNetworkInterface"  # the type of an attachment
 _MISSING = "MISSING"  # the failure of a task that ECS doesn't know
 
 
@@ -58,12 +59,17 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A cluster. `status` is ACTIVE where tasks can run."""
+    """A cluster. `status` is ACTIVE where tasks can run. `instances`: how many have registered with it.
+
+    `default_strategy`: the capacity providers of runs that name none.
+    """
 
     arn: str
     name: str
     status: str
     capacity_providers: tuple[str, ...]
+    instances: int = 0
+    default_strategy: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,16 @@ class ServiceState:
     rollout: str
     rollout_reason: str
     events: tuple[tuple[datetime, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a task has come. Times are None while a step isn't done, or where ECS doesn't tell it."""
+
+    task: TaskFacts
+    attached: bool  # its network interface has been
+    pulled_from: datetime | None
+    pulled_to: datetime | None
 
 
 class Ecs(Service):
@@ -160,15 +176,9 @@ class Ecs(Service):
         )
         return [str(arn) for arn in arns]
 
-    async def stop_task(self, cluster: str, arn: str, reason: str) -> TaskFacts:
-        """Ask ECS to stop the task; `reason` becomes its stoppedReason. Stopping a stopped task is no error."""
-        answer = await self._call("StopTask", cluster=cluster or None, task=arn, reason=reason)
-        with usable("StopTask"):
-            return task_facts(answer["task"])
-
     async def cluster(self, cluster: str) -> Cluster | None:
         """The cluster of that name or ARN; None if there is none. A deleted one is INACTIVE for some time."""
-        answer = await self._call("DescribeClusters", clusters=[cluster])
+        answer = await self._call("DescribeClusters", clusters=[cluster] if cluster else None)
         with usable("DescribeClusters"):
             return next(
                 (
@@ -177,11 +187,34 @@ class Ecs(Service):
                         str(each["clusterName"]),
                         str(each["status"]),
                         tuple(each.get("capacityProviders") or ()),
+                        int(each.get("registeredContainerInstancesCount") or 0),
+                        tuple(item["capacityProvider"] for item in each.get("defaultCapacityProviderStrategy") or ()),
                     )
                     for each in answer["clusters"]
                 ),
                 None,
             )
+
+    async def progress(self, cluster: str, arn: str) -> Progress | None:
+        """How far the task has come; None: ECS doesn't know it (yet)."""
+        answer = await self._call("DescribeTasks", cluster=cluster or None, tasks=[arn])
+        with usable("DescribeTasks"):
+            for task in answer["tasks"]:
+                interfaces = [each for each in task.get("attachments", ()) if each.get("type") == _INTERFACE]
+                later = interfaces and (task.get("pullStartedAt") or task.get("startedAt"))  # it may be gone by now
+                return Progress(
+                    task=task_facts(task),
+                    attached=bool(later) or any(each.get("status") == "ATTACHED" for each in interfaces),
+                    pulled_from=_utc(task.get("pullStartedAt")),
+                    pulled_to=_utc(task.get("pullStoppedAt")),
+                )
+        return None
+
+    async def stop_task(self, cluster: str, arn: str, reason: str) -> TaskFacts:
+        """Ask ECS to stop the task; `reason` becomes its stoppedReason. Stopping a stopped task is no error."""
+        answer = await self._call("StopTask", cluster=cluster or None, task=arn, reason=reason)
+        with usable("StopTask"):
+            return task_facts(answer["task"])
 
     async def service(self, cluster: str, service: str) -> ServiceState | None:
         """The service of that name or ARN; None if the cluster has none."""

@@ -1,4 +1,4 @@
-"""AWS IAM: what a role is allowed."""
+"""AWS IAM: what a role is allowed, and whom it trusts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ecs_worker.aws.errors import usable
 from ecs_worker.aws.service import Service
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,61 @@ class RolePolicies:
     boundary: tuple[str, Mapping[str, Any]] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A role, and the policy that says who may assume it."""
+
+    arn: str
+    trust: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What IAM would say to one action on one resource: `allowed`, `explicitDeny` or `implicitDeny`.
+
+    `by` is what limits the principal beyond its own policies, where that denies it.
+    """
+
+    action: str
+    resource: str
+    decision: str
+    by: str = ""
+
+
 class Iam(Service):
     """IAM of one account."""
 
     name = "iam"
+
+    async def role(self, name: str) -> Role:
+        """The role of that name. An AwsError NoSuchEntity: there is none."""
+        answer = await self._call("GetRole", RoleName=name)
+        with usable("GetRole"):
+            found = answer["Role"]
+            return Role(str(found["Arn"]), dict(found["AssumeRolePolicyDocument"]))
+
+    async def simulate(
+        self, principal: str, actions: Sequence[str], resources: Sequence[str], context: Mapping[str, Iterable[str]]
+    ) -> list[Verdict]:
+        """What IAM would say if the principal (ARN of a user or role) asked for each action on each resource.
+
+        `context`: the requests' condition keys, and their values. Nothing is done.
+        """
+        entries = [
+            {"ContextKeyName": key, "ContextKeyValues": list(values), "ContextKeyType": "string"}
+            for key, values in context.items()
+        ]
+        found = await self._pages(
+            "SimulatePrincipalPolicy",
+            "EvaluationResults",
+            "Marker",
+            PolicySourceArn=principal,
+            ActionNames=list(actions),
+            ResourceArns=list(resources),
+            ContextEntries=entries,
+        )
+        with usable("SimulatePrincipalPolicy"):
+            return [each for result in found for each in _verdicts(result)]
 
     async def role_policies(self, role: str) -> RolePolicies:
         """All that the role of that name is allowed. An AwsError NoSuchEntity: there is no such role."""
@@ -45,3 +96,24 @@ class Iam(Service):
         answer = await self._call("GetPolicyVersion", PolicyArn=arn, VersionId=version)
         document: Mapping[str, Any] = answer["PolicyVersion"]["Document"]
         return document
+
+
+def _verdicts(result: Mapping[str, Any]) -> list[Verdict]:
+    """Of one action: a result for each resource stands inside that of all, or by itself."""
+    action = str(result["EvalActionName"])
+    each = result.get("ResourceSpecificResults") or ()
+    if not each:
+        decision = str(result["EvalDecision"])
+        return [Verdict(action, str(result.get("EvalResourceName") or "*"), decision, _limited_by(result))]
+    return [
+        Verdict(action, str(one["EvalResourceName"]), str(one["EvalResourceDecision"]), _limited_by({**result, **one}))
+        for one in each
+    ]
+
+
+def _limited_by(result: Mapping[str, Any]) -> str:
+    if (result.get("OrganizationsDecisionDetail") or {}).get("AllowedByOrganizations") is False:
+        return "a policy of the organization"
+    if (result.get("PermissionsBoundaryDecisionDetail") or {}).get("AllowedByPermissionsBoundary") is False:
+        return "its permissions boundary"
+    return ""

@@ -38,11 +38,13 @@ from botocore.utils import is_valid_endpoint_url
 from ecs_worker import __version__
 from ecs_worker.aws.cloudformation import CloudFormation
 from ecs_worker.aws.ec2 import Ec2
+from ecs_worker.aws.ecr import Ecr
 from ecs_worker.aws.ecs import Ecs
 from ecs_worker.aws.errors import translated
 from ecs_worker.aws.iam import Iam
 from ecs_worker.aws.limits import Limits
 from ecs_worker.aws.logs import Logs
+from ecs_worker.aws.quotas import Quotas
 from ecs_worker.aws.s3 import S3
 from ecs_worker.aws.secrets import Secrets
 from ecs_worker.aws.service import Service
@@ -187,6 +189,18 @@ class Aws:
     async def secrets(self, target: AwsTarget = _OWN) -> Secrets:
         """Secrets Manager in that account and Region."""
         return await self._service(Secrets, target)
+
+    async def sts(self, target: AwsTarget = _OWN) -> Sts:
+        """STS with that account's credentials."""
+        return await self._service(Sts, target)
+
+    async def ecr(self, target: AwsTarget = _OWN) -> Ecr:
+        """ECR in that account and Region."""
+        return await self._service(Ecr, target)
+
+    async def quotas(self, target: AwsTarget = _OWN) -> Quotas:
+        """Service Quotas in that account and Region."""
+        return await self._service(Quotas, target)
 
     async def s3(self, target: AwsTarget = _OWN) -> S3:
         """S3 for that account."""

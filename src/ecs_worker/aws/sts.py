@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ecs_worker.aws.errors import usable
 from ecs_worker.aws.service import Service
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose credentials they are: the ARN of a user, or of a role's session."""
+
+    account: str
+    arn: str
 
 
 class Sts(Service):
@@ -12,7 +22,11 @@ class Sts(Service):
     name = "sts"
 
     async def account(self) -> str:
-        """The account that the credentials belong to. No policy can forbid to ask (STS API, GetCallerIdentity)."""
+        """The account that the credentials belong to."""
+        return (await self.identity()).account
+
+    async def identity(self) -> Identity:
+        """Whose credentials these are. No policy can forbid to ask (STS API, GetCallerIdentity)."""
         answer = await self._call("GetCallerIdentity")
         with usable("GetCallerIdentity"):
-            return str(answer["Account"])
+            return Identity(str(answer["Account"]), str(answer["Arn"]))

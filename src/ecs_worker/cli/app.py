@@ -29,6 +29,7 @@ COMMANDS = {
     "demo": "See the worker do its main job.",
     "pool": "Work pools and their base job templates.",
     "iam": "The AWS rights that a work pool needs.",
+    "doctor": "Look for what keeps a pool's runs from starting: in Prefect, AWS, rights, networks, images and jobs.",
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,7 +18,7 @@ from ecs_worker.cli.server import prefect_api, prefect_settings
 from ecs_worker.errors import AwsError, UserError
 from ecs_worker.iam import examples, rights
 from ecs_worker.iam.compare import Difference, Policy, difference
-from ecs_worker.iam.jobs import asks_for, assumed_role, launcher, launches, named_account, starts
+from ecs_worker.iam.jobs import OWN, PoolNeeds, launcher, named_account
 from ecs_worker.iam.policy import LONGEST_INLINE, LONGEST_MANAGED, as_terraform, document
 from ecs_worker.iam.rights import ExecutionNeeds, Scope, WorkerNeeds
 from ecs_worker.job.requests import FoundNetwork
@@ -35,8 +34,12 @@ if TYPE_CHECKING:
     from ecs_worker.model import AwsTarget
     from ecs_worker.settings import JobDefaults
 
-WORKER, EXECUTION = "worker", "execution"
-_OWN = ""  # the principal of the worker's own credentials
+WORKER, EXECUTION, DOCTOR = "worker", "execution", "doctor"
+_GENERAL = {WORKER: examples.worker, EXECUTION: examples.execution, DOCTOR: examples.doctor}
+_PROBE = (
+    "`ecs-worker doctor --probe` launches a task, which takes the worker's rights, too, and "
+    "ecs:DeregisterTaskDefinition: `ecs-worker iam policy worker` prints them."
+)
 _ROLE_ARN = re.compile(r"arn:[\w-]+:(iam::\d*:role|sts::\d*:assumed-role)/(?P<path>\S+)")
 
 
@@ -50,24 +53,12 @@ class Asked:
     defaults: JobDefaults
 
 
-@dataclass
-class PoolNeeds:
-    """What a pool's jobs need: of those who launch them (empty: the worker itself), and of their execution roles.
-
-    `notes`: what could not be told, in sentences.
-    """
-
-    launchers: defaultdict[str, WorkerNeeds] = field(default_factory=lambda: defaultdict(WorkerNeeds))
-    executions: defaultdict[str, ExecutionNeeds] = field(default_factory=lambda: defaultdict(ExecutionNeeds))
-    notes: dict[str, None] = field(default_factory=dict)  # in their order, each once
-
-
 def print_policy(asked: Asked, whose: str, *, as_terraform: bool) -> None:
     """Print the least rights. Raises UserError."""
     if asked.pool is None:
         if asked.role:
             raise UserError(f"--role {asked.role!r} is one of a work pool's: name the pool with --pool.")
-        statements, notes = _general(asked, whose), list[str]()
+        statements, notes = _general(asked, whose), [_PROBE] * (whose == DOCTOR)
     else:
         needs = anyio.run(_needs, asked)
         statements, notes = _of_pool(needs, whose, asked)
@@ -101,7 +92,7 @@ def _terraform(whose: str, statements: list[Statement]) -> str:
 def _general(asked: Asked, whose: str) -> list[Statement]:
     if asked.queue:
         raise UserError("--events-queue adds to the rights of a work pool: name the pool with --pool.")
-    return examples.worker() if whose == WORKER else examples.execution()
+    return _GENERAL[whose]()
 
 
 def _told(found: RolePolicies, needed: Iterable[Statement], *, anywhere: bool) -> Difference:
@@ -163,6 +154,8 @@ def _named(role: str, known: Iterable[str]) -> str | None:
 def _of_pool(needs: PoolNeeds, whose: str, asked: Asked) -> tuple[list[Statement], list[str]]:
     """The statements, and what is to be told beside them."""
     notes = list(needs.notes)
+    if whose == DOCTOR:
+        return _to_examine(needs), [*notes, _PROBE]
     known: Mapping[str, Any] = needs.launchers if whose == WORKER else needs.executions
     role = _named(asked.role, known) if asked.role else None
     if asked.role and role is None:
@@ -172,12 +165,12 @@ def _of_pool(needs: PoolNeeds, whose: str, asked: Asked) -> tuple[list[Statement
             "correct --role, or leave it out."
         )
     if whose == WORKER:
-        statements = rights.worker(needs.launchers[role or _OWN])
+        statements = rights.worker(needs.launchers[role or OWN])
         notes += [
             f"Some jobs are launched with the role {other} of their aws-credentials block: what that one needs, "
             f"`--role {other}` tells."
             for other in sorted(needs.launchers)
-            if other != _OWN and role is None
+            if other != OWN and role is None
         ]
     else:
         chosen = ExecutionNeeds()
@@ -205,6 +198,16 @@ def _of_pool(needs: PoolNeeds, whose: str, asked: Asked) -> tuple[list[Statement
     return statements, notes
 
 
+def _to_examine(needs: PoolNeeds) -> list[Statement]:
+    """What `ecs-worker doctor` reads, whoever launches the jobs."""
+    worker, execution = WorkerNeeds(), ExecutionNeeds()
+    for launched in needs.launchers.values():
+        worker |= launched
+    for started in needs.executions.values():
+        execution |= started
+    return rights.examining(worker, execution)
+
+
 async def _needs(asked: Asked) -> PoolNeeds:
     """What the jobs of the pool's deployments need. Raises UserError."""
     assert asked.pool is not None, "general policies have no jobs"
@@ -223,7 +226,7 @@ async def _needs(asked: Asked) -> PoolNeeds:
         told = 0
         for name, job in made.items():
             try:
-                await _add(name, job, accounts, needs)
+                needs.add(name, job, await accounts.of(job))
                 told += 1
             except UserError as error:
                 untold.append(f"What {name} needs can't be told: {error}")
@@ -232,28 +235,9 @@ async def _needs(asked: Asked) -> PoolNeeds:
             raise UserError(untold[0] + others)
         if asked.queue:
             scope = await accounts.own()
-            needs.launchers[_OWN] |= WorkerNeeds(queues=frozenset({_queue(asked.queue, scope)}))
+            needs.launchers[OWN] |= WorkerNeeds(queues=frozenset({_queue(asked.queue, scope)}))
         needs.notes |= dict.fromkeys(untold) | sources.notes
     return needs
-
-
-async def _add(name: str, job: Job, accounts: _Accounts, needs: PoolNeeds) -> None:
-    """Add what one job needs. Raises UserError if it can't be told."""
-    principal = launcher(job)
-    scope = await accounts.of(job)
-    if principal is None:
-        needs.notes[
-            f"The worker needs no rights for {name}, which is launched with its aws-credentials block's own "
-            "credentials: their user or role needs those of a worker."
-        ] = None
-    else:
-        needs.launchers[principal] |= launches(job, scope)
-    own = asks_for(job, scope.partition)
-    if (role := assumed_role(job)) is not None:
-        own |= WorkerNeeds(assumed_roles=frozenset({role}))
-    needs.launchers[_OWN] |= own
-    if (started := starts(job, scope)) is not None:
-        needs.executions[started[0]] |= started[1]
 
 
 class _Accounts:
@@ -261,12 +245,12 @@ class _Accounts:
 
     def __init__(self, aws: Aws, jobs: Iterable[Job]) -> None:
         self._aws = aws
-        self._named = {account for job in jobs if launcher(job) == _OWN and (account := named_account(job))}
+        self._named = {account for job in jobs if launcher(job) == OWN and (account := named_account(job))}
 
     async def of(self, job: Job) -> Scope:
         """The job's account and Region. Raises UserError if nobody can tell them."""
         region = job.context.region
-        if launcher(job) == _OWN:
+        if launcher(job) == OWN:
             return await self.own(region, named_account(job))
         account = named_account(job)
         if not account:

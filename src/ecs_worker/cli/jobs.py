@@ -17,7 +17,7 @@ from ecs_worker.model import ClaimedRun
 from ecs_worker.prefect_api.schemas import Flow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from ecs_worker.prefect_api.client import PrefectClient
@@ -116,15 +116,24 @@ class Jobs:
 
         Without deployments: that of a run to which the pool's defaults give all. Raises as `of_run`.
         """
-        view = _PoolNow(await ecs_pool(api, name), await api.server_version())
-        jobs = {}
-        for deployment in await api.deployments(name):
+        pool, version = await ecs_pool(api, name), await api.server_version()
+        return {
+            f"the deployment {each.name} ({each.id})" if each is not None else "the pool's defaults": job
+            for each, job in self.in_pool(pool, version, await api.deployments(name))
+        }
+
+    def in_pool(
+        self, pool: WorkPool, server_version: str | None, deployments: Sequence[Deployment]
+    ) -> list[tuple[Deployment | None, RenderJob]]:
+        """The same, of a pool and deployments as read before; None stands for the pool's defaults."""
+        view = _PoolNow(pool, server_version)
+        jobs: list[tuple[Deployment | None, RenderJob]] = []
+        for deployment in deployments:
             run = replace(
                 _SOME_RUN, flow_id=deployment.flow_id, deployment_id=deployment.id, job_variables=self.given.variables
             )
-            job = self._in(view, run, _SOME_FLOW, deployment)
-            jobs[f"the deployment {deployment.name} ({deployment.id})"] = job
-        return jobs or {"the pool's defaults": self._in(view, _SOME_RUN, _SOME_FLOW, None)}
+            jobs.append((deployment, self._in(view, run, _SOME_FLOW, deployment)))
+        return jobs or [(None, self._in(view, _SOME_RUN, _SOME_FLOW, None))]
 
     async def _job(
         self, api: PrefectClient, run: ClaimedRun, deployment: Deployment | None, pool: str | None, words: str

@@ -86,11 +86,11 @@ def _rights(needed: Iterable[Statement], *, anywhere: bool) -> Iterator[_Right]:
         for values in product(*(values for _, values in keys)):
             context = {key: value for (key, _), value in zip(keys, values, strict=True)}
             for action, resource in product(statement.actions, statement.resources):
-                if _together(resource, context):
+                if together(resource, context):
                     yield _Right(action, resource, context)
 
 
-def _together(resource: str, context: Mapping[str, str]) -> bool:
+def together(resource: str, context: Mapping[str, str]) -> bool:
     """Whether one request can be about both: a resource and a cluster of one Region, a task and its own cluster."""
     cluster = context.get("ecs:cluster")
     if cluster is None or resource == "*":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ecs_worker.iam import rights
@@ -55,6 +56,12 @@ def execution() -> list[Statement]:
     return rights.starting(_EXECUTION)
 
 
+def doctor() -> list[Statement]:
+    """What whoever gives `ecs-worker doctor` needs."""
+    everywhere = replace(_WORKER, documents=frozenset(), assumed_roles=frozenset(), inherits_network=False)
+    return rights.examining(everywhere, _EXECUTION)
+
+
 def files() -> dict[str, dict[str, Any]]:
     """File of `iam/` → the policy in it."""
     return {
@@ -62,6 +69,7 @@ def files() -> dict[str, dict[str, Any]]:
         "worker-options-policy.json": document(rights.optional(_WORKER)),
         "events-policy.json": document(rights.listening(_WORKER)),
         "execution-policy.json": document(execution()),
+        "doctor-policy.json": document(doctor()),
         "secret-policy.json": document(rights.reading(_EXECUTION)),
         "trust-policy.json": rights.trust(ECS_TASKS, _HERE.account),
         # As in the ECS developer guide: it names no key by which the account could be told here.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ecs_worker.iam.rights import ExecutionNeeds, Scope, WorkerNeeds
@@ -16,9 +18,42 @@ if TYPE_CHECKING:
 
     from ecs_worker.job.job import Job
 
-_ECR = re.compile(r"(?P<account>\d{12})\.dkr\.ecr(-fips)?\.(?P<region>[\w-]+)\.amazonaws\.com(\.cn)?/(?P<name>[^:@]+)")
+ECR = re.compile(r"(?P<account>\d{12})\.dkr\.ecr(-fips)?\.(?P<region>[\w-]+)\.amazonaws\.com(\.cn)?/(?P<name>[^:@]+)")
 _S3 = "s3://"
 _ACCOUNT = re.compile(r"arn:[\w-]+:(?:iam|ecs):[\w-]*:(?P<account>\d{12}):")
+
+
+OWN = ""
+"""The worker's own credentials, among those who launch jobs."""
+
+
+@dataclass
+class PoolNeeds:
+    """What the jobs of a pool need: of those who launch them (by the role's ARN, or OWN), and of their execution roles.
+
+    `notes`: what could not be told, in sentences.
+    """
+
+    launchers: defaultdict[str, WorkerNeeds] = field(default_factory=lambda: defaultdict(WorkerNeeds))
+    executions: defaultdict[str, ExecutionNeeds] = field(default_factory=lambda: defaultdict(ExecutionNeeds))
+    notes: dict[str, None] = field(default_factory=dict)  # in their order, each once
+
+    def add(self, name: str, job: Job, scope: Scope) -> None:
+        """What one job needs. `scope`: where it is launched; `name`: what notes call it."""
+        principal = launcher(job)
+        if principal is None:
+            self.notes[
+                f"The worker needs no rights for {name}, which is launched with its aws-credentials block's own "
+                "credentials: their user or role needs those of a worker."
+            ] = None
+        else:
+            self.launchers[principal] |= launches(job, scope)
+        own = asks_for(job, scope.partition)
+        if (role := assumed_role(job)) is not None:
+            own |= WorkerNeeds(assumed_roles=frozenset({role}))
+        self.launchers[OWN] |= own
+        if (started := starts(job, scope)) is not None:
+            self.executions[started[0]] |= started[1]
 
 
 def launches(job: Job, scope: Scope) -> WorkerNeeds:
@@ -123,7 +158,7 @@ def _of_container(container: Mapping[str, Any], override: Mapping[str, Any], sco
         references.append(str(login))
     arns = {arn for reference in references for arn in scope.secrets(reference)}
     files = [*(container.get("environmentFiles") or []), *(override.get("environmentFiles") or [])]
-    image = _ECR.match(str(container.get("image")))
+    image = ECR.match(str(container.get("image")))
     pulled = Scope(scope.partition, image["region"], image["account"]) if image else None
     return ExecutionNeeds(
         repositories=frozenset({pulled.arn("ecr", f"repository/{image['name']}")} if image and pulled else ()),

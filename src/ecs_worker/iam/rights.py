@@ -202,6 +202,30 @@ def reading(needs: ExecutionNeeds) -> list[Statement]:
     )
 
 
+def examining(worker: WorkerNeeds, execution: ExecutionNeeds) -> list[Statement]:
+    """For `ecs-worker doctor`: to look at all that the worker and the tasks work on. Nothing can be changed with it."""
+    accounts = {tuple(arn.split(":")[1:5:3]) for arn in worker.clusters}
+    people = [f"arn:{partition}:iam::{account}:" for partition, account in accounts]
+    network = ("Vpcs", "Subnets", "RouteTables", "NatGateways", "VpcEndpoints", "SecurityGroups")
+    return _granted(
+        allow("LookAtClusters", "ecs:DescribeClusters", worker.clusters),
+        allow("ReadTaskDefinitions", "ecs:DescribeTaskDefinition", ["*"] if worker.runs else []),
+        allow("LookAtNetworks", [f"ec2:Describe{name}" for name in network], ["*"]),
+        # Of roles that jobs name, of whoever launches tasks, and of ECS's own.
+        allow("LookAtRoles", "iam:GetRole", [f"{each}role/*" for each in people]),
+        allow(
+            "AskWhatIsAllowed",
+            "iam:SimulatePrincipalPolicy",
+            [f"{each}{kind}/*" for each in people for kind in ("role", "user")],
+        ),
+        allow("LookAtImages", ("ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"), execution.repositories),
+        allow("LookAtQuotas", "servicequotas:GetServiceQuota", ["*"]),
+        allow("ReadTaskDefinitionsAndArgumentsOnS3", "s3:GetObject", worker.documents),
+        allow("InheritTheWorkersNetwork", "ec2:DescribeNetworkInterfaces", ["*"] if worker.inherits_network else []),
+        allow("AssumeTheRolesOfCredentialsBlocks", "sts:AssumeRole", worker.assumed_roles),
+    )
+
+
 def passed_to(service: str) -> dict[str, dict[str, list[str]]]:
     """The condition that a role is passed to that service only."""
     return {"StringEquals": {"iam:PassedToService": [service]}}

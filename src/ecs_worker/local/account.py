@@ -190,7 +190,7 @@ class Interface:
             "subnetId": self._subnet_id,
             "networkInterfaceId": self._made.id,
             "macAddress": self._made.mac_address,
-            "privateDnsName": self._made.private_dns_name,
+            "privateDnsName": getattr(self._made, "private_dns_name", None),  # moto's has one in default VPCs only
             "privateIPv4Address": self._made.private_ip_address,
         }
         return {

@@ -25,7 +25,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.serving import make_server, select_address_family
 
 from ecs_worker.errors import UserError
-from ecs_worker.local import default_vpc, stacks
+from ecs_worker.local import network, permissions, registry, stacks
 from ecs_worker.local.account import LOGS_LOCK
 from ecs_worker.local.ecs import EcsBackend
 from ecs_worker.local.responses import EcsResponse
@@ -100,6 +100,8 @@ class Application:
         if path == RESET_PATH and environ["REQUEST_METHOD"] == "POST":
             self._calls.reset()
             return _answer(start_response, {})
+        if path.startswith(registry.LAYERS_PATH):
+            return _content(start_response, registry.layer(path))
         service = _service(environ)
         if service:
             self._calls.add(f"{service}:{_action(service, environ)}", environ.get("HTTP_USER_AGENT", ""))
@@ -116,6 +118,13 @@ def _answer(start_response: Callable[..., Any], document: Mapping[str, Any], sta
     body = json.dumps(document).encode()
     start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]
+
+
+def _content(start_response: Callable[..., Any], content: bytes | None) -> list[bytes]:
+    if content is None:
+        return _answer(start_response, {"message": "There is nothing here."}, "404 Not Found")
+    start_response("200 OK", [("Content-Type", "application/octet-stream"), ("Content-Length", str(len(content)))])
+    return [content]
 
 
 def _service(environ: Mapping[str, Any]) -> str:
@@ -209,7 +218,9 @@ def _extend_moto(engine: Engine, retention: float) -> None:
     moto.ecs.models.ecs_backends.backend = partial(EcsBackend, engine=engine, retention=retention)
     moto.ecs.urls.url_paths["{0}/$"] = EcsResponse.dispatch
     stacks.extend()
-    default_vpc.extend()
+    network.extend()
+    permissions.extend()
+    registry.extend()
 
 
 def _container_environment(url: str) -> dict[str, str]:

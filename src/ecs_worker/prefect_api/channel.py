@@ -63,6 +63,11 @@ class Teardown:
         )
 
 
+def channel_path(pool: str) -> str:
+    """Where the API has the channel of that pool's workers."""
+    return f"/work_pools/{quote(pool, safe='')}/workers/connect"
+
+
 class Channel:
     """This worker's channel. `know` is called with the pool at each connection, and whenever the pool changes."""
 
@@ -83,7 +88,7 @@ class Channel:
 
         Returns if the server has no worker channel (before 3.7.2) or refuses this worker.
         """
-        path = f"/work_pools/{quote(self._settings.pool, safe='')}/workers/connect"
+        path = channel_path(self._settings.pool)
         otherwise = "Heartbeats and changes of the pool use other calls of the API."
         async with aclosing(connections(self._api, path, otherwise=otherwise)) as sockets:
             async for socket in sockets:

@@ -21,6 +21,7 @@ from ecs_worker.prefect_api.schemas import (
     StateType,
     Worker,
     WorkPool,
+    WorkQueue,
 )
 from ecs_worker.prefect_api.transport import Transport
 
@@ -125,6 +126,24 @@ class PrefectClient:
         """Those of the work queues that the pool has. PrefectNotFound: there is no such pool."""
         body = {"work_queues": {"name": {"any_": list(queues)}}}
         return await self._pages(f"/work_pools/{_part(pool)}/queues/filter", body, _names)
+
+    async def queues(self, pool: str) -> list[WorkQueue]:
+        """All the pool's work queues. PrefectNotFound: there is no such pool."""
+        return await self._pages(f"/work_pools/{_part(pool)}/queues/filter", {}, _queues)
+
+    async def count_slots(self, pool: str, queue: str | None = None) -> int:
+        """How many slots are taken of the pool's concurrency limit, or of one of its queues'.
+
+        Only Pending and Running runs take one.
+        """
+        states = [StateType.PENDING, StateType.RUNNING]
+        body: dict[str, Any] = {
+            "work_pools": {"name": {"any_": [pool]}},
+            "flow_runs": {"state": {"type": {"any_": states}}},
+        }
+        if queue is not None:
+            body["work_pool_queues"] = {"name": {"any_": [queue]}}
+        return await self.transport.post("/flow_runs/count", body, int)
 
     async def newest_workers(self, pool: str) -> list[Worker]:
         """Those of the pool's workers that beat last, dead or alive: one page, which the server sorts so."""
@@ -252,6 +271,14 @@ class PrefectClient:
     async def read_flow(self, flow_id: UUID) -> Flow:
         """The flow."""
         return await self.transport.get(f"/flows/{flow_id}", Flow.from_json)
+
+    async def flow_names(self, ids: Collection[UUID]) -> dict[UUID, str]:
+        """What the flows are called; without those that have been deleted."""
+        found: dict[UUID, str] = {}
+        for chunk in _chunks(sorted(map(str, ids)), self._page):
+            body = {"flows": {"id": {"any_": chunk}}}
+            found |= {flow.id: flow.name for flow in await self._pages("/flows/filter", body, _flows, len(chunk))}
+        return found
 
     async def read_deployment(self, deployment_id: UUID) -> Deployment | None:
         """The deployment, or None when it has been deleted."""
@@ -432,6 +459,14 @@ def _states(answer: list[Any]) -> list[RunState]:
 
 def _logs(answer: list[Any]) -> list[LogEntry]:
     return [LogEntry.from_json(raw) for raw in answer]
+
+
+def _queues(answer: list[Any]) -> list[WorkQueue]:
+    return [WorkQueue.from_json(raw) for raw in answer]
+
+
+def _flows(answer: list[Any]) -> list[Flow]:
+    return [Flow.from_json(raw) for raw in answer]
 
 
 def _workers(answer: list[Any]) -> list[Worker]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ecs_worker.prefect_api.client import PrefectClient
 
-_PATH = "/events/out"
+PATH = "/events/out"
 # 2.20 answers 403 or 500, a server without events 404.
 _REFUSALS = frozenset({401, 403, 404, 405, 500, 501})
 # The server sends live events only inside the filter's time range, whose default end is now. The start leaves room
@@ -35,7 +35,7 @@ async def cancelling_runs(api: PrefectClient, pool_id: UUID) -> AsyncGenerator[U
     Iterate inside `contextlib.aclosing`, so that the connection is closed with the loop.
     """
     otherwise = "Cancellations are found by polling."
-    async with aclosing(connections(api, _PATH, otherwise=otherwise, refusals=_REFUSALS)) as sockets:
+    async with aclosing(connections(api, PATH, otherwise=otherwise, refusals=_REFUSALS)) as sockets:
         async for socket in sockets:
             await socket.send({"type": "filter", "filter": _cancelling(pool_id), "backfill": False})
             while (message := await socket.receive()) is not None:

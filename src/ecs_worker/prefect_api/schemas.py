@@ -239,6 +239,20 @@ class WorkPool:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkQueue:
+    """A queue of a work pool."""
+
+    name: str
+    is_paused: bool = False
+    concurrency_limit: int | None = None
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Self:
+        """Read a work queue as the API writes it."""
+        return cls(raw["name"], bool(raw.get("is_paused")), raw.get("concurrency_limit"))
+
+
+@dataclass(frozen=True, slots=True)
 class Worker:
     """A worker of a pool. OFFLINE when its heartbeat is older than three of its intervals."""
 

@@ -96,6 +96,22 @@ async def connections(
             await anyio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not cryptography
 
 
+async def obstacle(api: PrefectClient, path: str) -> str:
+    """Why there can't be a WebSocket to that path of the API now, in words; empty: one was opened, and closed again."""
+    try:
+        async with (
+            aiohttp.ClientSession(headers=api.transport.headers, trust_env=True) as session,
+            await _connect(session, api, path, _REFUSALS),
+        ):
+            return ""
+    except _Refused as refused:
+        return str(refused)
+    except aiohttp.WSServerHandshakeError as error:
+        return f"the server answered {error.status}"
+    except (aiohttp.ClientError, OSError) as error:
+        return f"no connection ({type(error).__name__})"
+
+
 async def _connect(
     session: aiohttp.ClientSession, api: PrefectClient, path: str, refusals: frozenset[int]
 ) -> aiohttp.ClientWebSocketResponse:

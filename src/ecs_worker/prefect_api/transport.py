@@ -12,6 +12,7 @@ import random
 import re
 import ssl
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -73,6 +74,15 @@ _CLOUD_PATH = re.compile(r"/accounts/[^/]+/workspaces/[^/]+")
 _REASON_LENGTH = 300
 
 
+@dataclass(frozen=True, slots=True)
+class ServerTime:
+    """`told`: what the server's clock said, in whole seconds, between `asked` and `answered` by ours. None: nothing."""
+
+    told: datetime | None
+    asked: datetime
+    answered: datetime
+
+
 class Transport:
     """Sends requests to the Prefect API, with time-outs and bounded retries.
 
@@ -122,6 +132,22 @@ class Transport:
         except _BROKEN:
             return False
         return response.status_code < httpx.codes.INTERNAL_SERVER_ERROR
+
+    async def server_time(self) -> ServerTime:
+        """The server's clock, by its answer to one request without authentication. Raises PrefectError.
+
+        PrefectUnreachable: no answer; PrefectUnavailable: a server error.
+        """
+        asked = datetime.now(UTC)
+        try:
+            response = await self._client.get(f"{self.base_url}/health")
+        except _BROKEN as failure:
+            what = self._redacted(str(failure) or type(failure).__name__)
+            raise PrefectUnreachable(f"no answer from {self.base_url}: {what}") from failure
+        answered = datetime.now(UTC)
+        if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+            raise PrefectUnavailable(f"GET /health answered {response.status_code}")
+        return ServerTime(_date(response.headers.get("Date", "")), asked, answered)
 
     async def get(self, path: str, read: Callable[[Any], _T]) -> _T:
         """What `read` makes of the JSON answer to a GET."""
@@ -378,6 +404,14 @@ def _ssl_context(settings: PrefectSettings) -> ssl.SSLContext:
             f"PREFECT_API_SSL_CERT_FILE is {str(settings.api_ssl_cert_file)!r}, but that file can't be used: {error}. "
             "It should hold CA certificates in PEM format."
         ) from error
+
+
+def _date(value: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
 
 
 def _retry_after(response: httpx.Response) -> float | None:

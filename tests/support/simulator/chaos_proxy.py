@@ -161,7 +161,7 @@ class ChaosProxy:
                 request.transport.abort()
             return web.Response()
         except Injected as injected:
-            response = _injected(injected)
+            response = _injected(injected, request)
             self.director.done(call, str(response.status))
             return response
 
@@ -268,15 +268,25 @@ def _passed_on(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name.lower() not in _HOP_BY_HOP}
 
 
-def _injected(injected: Injected) -> web.Response:
+def _injected(injected: Injected, request: web.Request) -> web.Response:
     rule = injected.rule
+    if rule.code:  # an error of AWS's
+        return _of_aws(rule, request)
     status = 429 if injected.what is What.THROTTLE else 503
     headers = {} if rule.retry_after is None else {"Retry-After": f"{rule.retry_after:g}"}
     text = rule.message or "The server can't answer now."
-    if rule.code:  # an error of AWS's query protocol
-        error = f"<ErrorResponse><Error><Code>{rule.code}</Code><Message>{text}</Message></Error></ErrorResponse>"
-        return web.Response(text=error, content_type="text/xml", status=rule.status or status)
     return web.json_response({"exception_message": text}, status=rule.status or status, headers=headers)
+
+
+def _of_aws(rule: Fault, request: web.Request) -> web.Response:
+    """In the protocol of the service that is asked: JSON, EC2's XML, or that of the others."""
+    status = rule.status or 403
+    if "X-Amz-Target" in request.headers:
+        return web.json_response({"__type": rule.code, "message": rule.message}, status=status)
+    error = f"<Error><Code>{rule.code}</Code><Message>{rule.message}</Message></Error>"
+    of_ec2 = "/ec2/aws4_request" in request.headers.get("Authorization", "")
+    text = f"<Response><Errors>{error}</Errors></Response>" if of_ec2 else f"<ErrorResponse>{error}</ErrorResponse>"
+    return web.Response(text=text, status=status, content_type="text/xml")
 
 
 async def serve(proxy: ChaosProxy) -> None:

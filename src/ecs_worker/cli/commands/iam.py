@@ -15,10 +15,11 @@ app = new_app(name="iam", help="The AWS rights that a work pool needs.", no_args
 
 
 class Whose(StrEnum):
-    """Whose rights: the worker's, or those with which ECS starts the tasks."""
+    """Whose rights: the worker's, those with which ECS starts the tasks, or those of `ecs-worker doctor`."""
 
     WORKER = "worker"
     EXECUTION = "execution"
+    DOCTOR = "doctor"
 
 
 class Format(StrEnum):
@@ -42,7 +43,9 @@ _Queue = Annotated[
 @app.command()
 @with_settings
 def policy(
-    whose: Annotated[Whose, typer.Argument(metavar="worker|execution", help="Whose rights.", show_default=False)],
+    whose: Annotated[
+        Whose, typer.Argument(metavar="worker|execution|doctor", help="Whose rights.", show_default=False)
+    ],
     pool: _Pool = None,
     form: Annotated[Format, typer.Option("--format", help="How the policy is written.")] = Format.JSON,
     role: Annotated[

@@ -161,7 +161,7 @@ async def render_job(
     """
     try:
         job, problems = await assemble(template, deployed, context, sources)
-        problems += _broken_rules(job, sources)
+        problems += broken_rules(job, sources)
     except JobInvalid as error:
         problems = [*error.problems]
     except _UNFORESEEN as error:
@@ -172,8 +172,8 @@ async def render_job(
     return job
 
 
-def _broken_rules(job: Job, sources: Sources) -> list[str]:
-    """What AWS would refuse."""
+def broken_rules(job: Job, sources: Sources) -> list[str]:
+    """What AWS would refuse of a job, a sentence for each; without secrets."""
     try:
         return [job.hidden.hide(problem) for problem in _tellable(problems_of(job), sources)]
     except JobInvalid as error:  # a rule can't read a size that a patch has put in

@@ -1,0 +1,1 @@
+"""Judgements: from facts to findings. Nothing is asked here."""

@@ -267,19 +267,20 @@ async def die(
         async with setting_out:  # SQLite's server refuses most runs that are created at once
             run = await _set_out(story, arena)
         director = arena.aws.director if moment.side == "aws" else arena.proxy.director
-        pause = director.pause_at(moment.point(way), freeze=True)
+        clock = arena.aws.clock
+        # Tasks stay as they are until somebody looks after them.
+        pause = director.pause_at(moment.point(way), freeze=True, held=lambda: clock.set_speed(0))
         victim = arena.worker(VICTIM)
         if story.act is not None:
             meanwhile.start_soon(story.act, arena, run)
         reached = await _reached(arena, pause, run)
-        arena.aws.clock.set_speed(0)  # tasks stay as they are until somebody looks after them
         await victim.kill()
         if story.afterwards is not None:
             await story.afterwards(arena, run)
         restarted = time.monotonic()
         await _go_on(story, arena, pause, way, director)
         await _watched(arena, run)
-        arena.aws.clock.set_speed(1)
+        clock.set_speed(1)
         await arena.ends(run, story.ends, seconds=SETTLED_WITHIN)
         seconds = time.monotonic() - restarted
         await _judge_afterwards(story, arena, run)

@@ -33,13 +33,15 @@ class Role:
 class Verdict:
     """What IAM would say to one action on one resource: `allowed`, `explicitDeny` or `implicitDeny`.
 
-    `by` is what limits the principal beyond its own policies, where that denies it.
+    `by` is what limits the principal beyond its own policies, where that denies it. `missing`: condition keys that its
+    policies ask for and the simulated request did not have.
     """
 
     action: str
     resource: str
     decision: str
     by: str = ""
+    missing: tuple[str, ...] = ()
 
 
 class Iam(Service):
@@ -100,14 +102,16 @@ class Iam(Service):
 
 def _verdicts(result: Mapping[str, Any]) -> list[Verdict]:
     """Of one action: a result for each resource stands inside that of all, or by itself."""
-    action = str(result["EvalActionName"])
-    each = result.get("ResourceSpecificResults") or ()
-    if not each:
-        decision = str(result["EvalDecision"])
-        return [Verdict(action, str(result.get("EvalResourceName") or "*"), decision, _limited_by(result))]
+    specific = result.get("ResourceSpecificResults") or ()
     return [
-        Verdict(action, str(one["EvalResourceName"]), str(one["EvalResourceDecision"]), _limited_by({**result, **one}))
-        for one in each
+        Verdict(
+            str(result["EvalActionName"]),
+            str(one.get("EvalResourceName") or "*"),
+            str(one["EvalResourceDecision"] if specific else one["EvalDecision"]),
+            _limited_by({**result, **one}),
+            tuple(map(str, one.get("MissingContextValues") or ())),
+        )
+        for one in specific or (result,)
     ]
 
 

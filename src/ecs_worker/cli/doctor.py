@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -54,6 +56,8 @@ class Asked:
 
 def doctor(asked: Asked, defaults: JobDefaults) -> None:
     """Print the findings; exits with 1 if a check has failed. Raises UserError for what can't be looked at."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that has no ✓ is no reason to end
     findings = anyio.run(_findings, asked, defaults)
     if asked.as_json:
         typer.echo(as_json(findings))

@@ -120,11 +120,14 @@ class Probe:
             return reused, False
         request, tags = registration(patient.job.definition, "")
         del tags[DIGEST_TAG]  # by which workers find theirs
-        return await ecs.register(request, tags | TAG), True
+        with anyio.CancelScope(shield=True):  # what it makes has to be known, so that it can go again
+            made = await ecs.register(request, tags | TAG)
+        return made, True
 
     async def _launched(self, line: Line, ecs: Ecs, patient: _Patient, definition: str) -> None:
         try:
-            tasks, failures = await ecs.run_task(_request(patient, definition))
+            with anyio.CancelScope(shield=True):  # likewise
+                tasks, failures = await ecs.run_task(_request(patient, definition))
         except EcsWorkerError as error:
             self._tell(_refused(line, error, patient.job))
             return
@@ -287,6 +290,8 @@ def _request(patient: _Patient, definition: str) -> dict[str, Any]:
 def _refused(line: Line, error: EcsWorkerError, job: Job) -> Finding:
     verdict = classify(error) if isinstance(error, AwsError) else None
     told = job.hidden.hide(str(error)).rstrip(".")
+    if verdict is not None and verdict.kind is Kind.AMBIGUOUS:
+        told += "; a task that was launched all the same ends by itself within a minute of its start"
     return line.failed(told, (verdict.remedy if verdict else "") or "Correct what AWS complains of.")
 
 

@@ -65,6 +65,17 @@ def trusts(policy: Mapping[str, Any], service: str, context: Mapping[str, str | 
     return effects == {"Allow"}
 
 
+def keys_of(policies: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The condition keys that the policies ask for."""
+    return {
+        key
+        for policy in policies
+        for statement in statements_of(policy)
+        for keys in (statement.get("Condition") or {}).values()
+        for key in keys
+    }
+
+
 def statements_of(policy: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """A policy's statements: one may stand by itself."""
     yield from _listed(policy.get("Statement") or [])

@@ -12,7 +12,7 @@ from moto.iam.exceptions import InvalidInput
 from moto.iam.models import IAMBackend
 from moto.iam.responses import IamResponse
 
-from ecs_worker.iam.evaluate import Decision, Request, decide
+from ecs_worker.iam.evaluate import Decision, Request, decide, keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -86,17 +86,24 @@ def _result(
         "EvalResourceName": requests[0].resource,
         "EvalDecision": next((each for each in decisions if each is not Decision.ALLOWED), Decision.ALLOWED).value,
         "MatchedStatements": [],
-        "MissingContextValues": [],
+        "MissingContextValues": _missing(requests[0], policies),
         "ResourceSpecificResults": [
             {
                 "EvalResourceName": request.resource,
                 "EvalResourceDecision": decision.value,
+                "MissingContextValues": _missing(request, policies),
                 **_within(request, boundary),
             }
             for request, decision in zip(requests, decisions, strict=True)
         ],
     }
     return result if len(requests) > 1 else {**result, "ResourceSpecificResults": [], **_within(requests[0], boundary)}
+
+
+def _missing(request: Request, policies: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys that the policies ask for, and the request doesn't have: whether they would matter or not."""
+    given = {key.lower() for key in request.context}
+    return sorted(key for key in keys_of(policies) if key.lower() not in given)
 
 
 def _within(request: Request, boundary: Mapping[str, Any] | None) -> dict[str, Any]:

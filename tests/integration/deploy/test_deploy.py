@@ -225,6 +225,25 @@ async def test_what_the_pool_says_already_counts_and_stays(command: Command) -> 
     assert "execution_role_arn" not in now
 
 
+async def test_of_two_stacks_of_a_pool_one_goes_and_the_other_s_defaults_stay(command: Command) -> None:
+    second = f"{command.stack}-2"
+    assert (await command.new("--cluster", "default")).code == 0
+    assert (await command.new("--cluster", "default", "--stack-name", second)).code == 0
+    first = await command.defaults()
+    several = await command("status", "--pool", command.pool)
+    assert several.code == 2
+    assert f"There are several stacks of the work pool {command.pool!r}" in several.err
+    await command.well("delete", command.stack, "--all", "--yes")
+    now = await command.defaults()
+    assert {name: now.get(name) for name in ("cluster", "subnets")} == {
+        name: first[name] for name in ("cluster", "subnets")
+    }
+    assert not {"execution_role_arn", "task_role_arn"} & now.keys(), "these roles are gone"
+    told = await command.well("--pool", command.pool, "--stack-name", second, "--yes")
+    assert f"Set the defaults of the work pool {command.pool}: execution_role_arn, task_role_arn." in told
+    await command.well("delete", second, "--all", "--yes")
+
+
 async def test_a_pool_that_is_not_there_is_made(either_command: Command) -> None:
     command = either_command
     command.pool = f"{command.pool}-new"

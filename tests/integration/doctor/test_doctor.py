@@ -347,6 +347,15 @@ async def a_policy_denies_stopping(clinic: Clinic) -> AsyncIterator[Looked | Non
         yield None
 
 
+@told_as(RIGHTS, "ecs:StopTask by", "see one run launched", told="aws:RequestTag/team", result=WARNING)
+async def a_right_hangs_on_what_only_requests_have(clinic: Clinic) -> AsyncIterator[Looked | None]:
+    own = await clinic.policy(clinic.worker)
+    tagged = {"StringNotEquals": {"aws:RequestTag/team": "data"}}
+    denial = {"Sid": "No", "Effect": "Deny", "Action": "ecs:Stop*", "Resource": "*", "Condition": tagged}
+    async with clinic.allowed(clinic.worker, {**own, "Statement": [*own["Statement"], denial]}):
+        yield None
+
+
 @told_as(RIGHTS, "logs:GetLogEvents by", "Allow it there, too", told="its permissions boundary")
 async def a_boundary_keeps_from_reading_logs(clinic: Clinic) -> AsyncIterator[Looked | None]:
     iam = clinic.aws.iam

@@ -151,6 +151,22 @@ async def test_a_launch_that_ecs_refuses_leaves_no_definition(clinic: Clinic) ->
     assert told[0].remedy
 
 
+async def test_a_launch_that_aws_never_answers_ends_by_itself(clinic: Clinic) -> None:
+    rule = fault(What.LOST_AFTER, action="* RunTask")
+    async with nothing_left(clinic):
+        job = await clinic.job("etl/nightly")
+        clinic.aws_proxy.fault(rule)
+        told: list[Finding] = []
+        before = len(await tasks(clinic))
+        try:
+            await Probe(clinic.ours, told.append).run("etl/nightly", job)
+        finally:
+            clinic.aws_proxy.director.remove(rule)
+        assert len(await tasks(clinic)) == before + 1, "the SDK asked thrice with one token"
+    assert [step.result for step in told] == [Result.FAILED, Result.OK]
+    assert "ends by itself" in told[0].told
+
+
 async def test_a_task_that_does_not_end_is_stopped(clinic: Clinic) -> None:
     async with nothing_left(clinic):
         steps = await probed(clinic, longest=0.05)

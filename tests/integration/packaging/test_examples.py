@@ -175,6 +175,11 @@ def test_policies_grant_nothing_by_a_bare_star(path: Path) -> None:
                 "ec2:DescribeVpcs",
                 "ec2:DescribeSubnets",
                 "ec2:DescribeNetworkInterfaces",
+                "ec2:DescribeRouteTables",
+                "ec2:DescribeNatGateways",
+                "ec2:DescribeVpcEndpoints",
+                "ec2:DescribeSecurityGroups",
+                "servicequotas:GetServiceQuota",
                 "ecr:GetAuthorizationToken",
             }
 

@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 class What(StrEnum):
@@ -155,9 +155,10 @@ class Pause:
     may be dead by now.
     """
 
-    def __init__(self, point: Point, *, freeze: bool, director: Director) -> None:
+    def __init__(self, point: Point, *, freeze: bool, held: Callable[[], None] | None, director: Director) -> None:
         self.point = point
         self.freeze = freeze
+        self.held = held
         self.call: Call | None = None
         self._director = director
         self._seen = 0
@@ -201,6 +202,8 @@ class Pause:
         self.call = call
         if self.freeze:
             self._director.freeze()
+        if self.held is not None:
+            self.held()
         self._reached.set()
         await self._released.wait()
         if self._dropped:
@@ -282,9 +285,12 @@ class Director:
         """These faults are over."""
         self._rules = [rule for rule in self._rules if all(rule.fault is not one for one in rules)]
 
-    def pause_at(self, point: Point, *, freeze: bool = False) -> Pause:
-        """Holds a call at `point`; with `freeze`, every later call waits too until `thaw()`."""
-        pause = Pause(point, freeze=freeze, director=self)
+    def pause_at(self, point: Point, *, freeze: bool = False, held: Callable[[], None] | None = None) -> Pause:
+        """Holds a call at `point`; with `freeze`, every later call waits too until `thaw()`.
+
+        `held` is called in the very moment: whoever waits for the pause may hear of it later.
+        """
+        pause = Pause(point, freeze=freeze, held=held, director=self)
         self._pauses.append(pause)
         return pause
 

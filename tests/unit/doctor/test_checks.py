@@ -18,8 +18,11 @@ from ecs_worker.doctor.checks.network import EVERYWHERE, NetworkFacts, NetworkWa
 from ecs_worker.doctor.checks.prefect import PrefectFacts
 from ecs_worker.doctor.checks.rights import PrincipalFacts, RightsFacts, RoleFacts, Simulated
 from ecs_worker.doctor.finding import Finding, Group, Line, Result, Untold, merged
-from ecs_worker.iam.policy import allow
-from ecs_worker.iam.rights import ECS_TASKS, trust
+from ecs_worker.iam.evaluate import keys_of
+from ecs_worker.iam.policy import allow, document
+from ecs_worker.iam.rights import ECS_TASKS, ExecutionNeeds, WorkerNeeds, trust
+from ecs_worker.iam.rights import execution as execution_rights
+from ecs_worker.iam.rights import worker as worker_rights
 from ecs_worker.job.assembly import draft
 from ecs_worker.job.configuration import JobConfiguration
 from ecs_worker.prefect_api.transport import ServerTime
@@ -222,10 +225,27 @@ def test_a_right_is_as_good_as_its_worst_resource() -> None:
     assert (found.result, found.told) == (FAILED, "not allowed on b")
 
 
+def test_what_hangs_on_more_than_is_simulated_is_not_guessed() -> None:
+    verdict = Verdict("ecr:BatchGetImage", "r", "implicitDeny", missing=("aws:RequestedRegion", "ecs:cluster"))
+    reads = (Simulated(allow("PullImages", "ecr:BatchGetImage", "r"), (verdict,)),)
+    arn = "arn:aws:iam::1:role/r"
+    _, found = rights.of_role(RoleFacts(arn, ECS_TASKS, "r", "1", Role(arn, trust(ECS_TASKS)), reads), "p")
+    assert found.result is WARNING
+    assert found.told.endswith("that hangs on aws:RequestedRegion, which only real requests have")
+
+
+def test_the_keys_of_our_own_policies_are_those_that_are_asked_with() -> None:
+    some = frozenset({"arn:aws:ecs:r:1:x"})
+    worker = WorkerNeeds(some, some, some, some, some, some, some, some, some, True, True, True)  # noqa: FBT003 - all
+    execution = ExecutionNeeds(some, some, some, some, some, some, some)
+    statements = [*worker_rights(worker), *execution_rights(execution)]
+    assert keys_of([document(statements)]) == rights._OUR_KEYS  # noqa: SLF001 - what is tested
+
+
 def test_a_role_of_another_account_can_not_be_passed() -> None:
     facts = RoleFacts("arn:aws:iam::2:role/r", ECS_TASKS, "eu-west-1", "1", None)
     (found,) = rights.of_role(facts, "p")
-    assert found.result is WARNING
+    assert found.result is FAILED
     assert "is of the account 2" in found.told
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ecs_worker.doctor.asking import code
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ecs_worker.iam.policy import Statement
 
 ALLOWED = "allowed"
+# The condition keys of our own statements: what needs them is asked with them.
+_OUR_KEYS = {"ecs:CreateAction", "ecs:cluster", "iam:PassedToService", "kms:ViaService"}
 _ANY = "ecs-worker-doctor"  # in place of what a pattern leaves open
 _WORKER_POLICY = "`ecs-worker iam policy worker --pool {pool}` prints what the worker needs."
 # What ECS does with an execution role, by the names of its statements in `iam/rights.py`.
@@ -114,6 +116,11 @@ def allowed(line: Line, verdicts: Iterable[Verdict], policy: str) -> Finding:
     if not missing:
         return line.ok("allowed")
     resources = ", ".join(dict.fromkeys(verdict.resource for verdict in missing))
+    if unknown := sorted({key for verdict in missing for key in verdict.missing} - _OUR_KEYS):
+        return line.warning(
+            f"can't be told of {resources}: that hangs on {', '.join(unknown)}, which only real requests have",
+            "Read the policies that ask for that, or see one run launched.",
+        )
     if by := next((verdict.by for verdict in missing if verdict.by), ""):
         return line.failed(f"{by} doesn't allow it on {resources}", f"Allow it there, too. {policy}")
     if any(verdict.decision == "explicitDeny" for verdict in missing):
@@ -126,7 +133,7 @@ def of_role(facts: RoleFacts, pool: str) -> Iterator[Finding]:
     name = _short(facts.arn)
     line = Line(Group.RIGHTS, f"role {name}", facts.about)
     if facts.arn.split(":")[4] != facts.account:
-        yield line.warning(
+        yield line.failed(
             f"is of the account {facts.arn.split(':')[4]}, but tasks run in {facts.account}",
             "Name a role of the account that the tasks run in: no other can be passed.",
         )
@@ -145,7 +152,7 @@ def of_role(facts: RoleFacts, pool: str) -> Iterator[Finding]:
             policy = f"`ecs-worker iam policy execution --pool {pool} --role {name}` prints what it needs."
             found = allowed(line, each.verdicts, policy)
             actions = ", ".join(dict.fromkeys(each.action for each in each.verdicts if each.decision != ALLOWED))
-            yield found if not actions else line.failed(f"{actions}: {found.told}", found.remedy)
+            yield replace(found, told=f"{actions}: {found.told}") if actions else found
 
 
 def exists(line: Line, facts: RoleFacts) -> Finding:

@@ -20,10 +20,12 @@ from moto.cloudformation import parsing
 from moto.cloudformation.exceptions import ValidationError
 from moto.cloudformation.models import Change, ChangeSet, CloudFormationBackend, Event, Stack
 from moto.cloudformation.parsing import ResourceMap
+from moto.ec2.models import ec2_backends
 from moto.iam.models import iam_backends
 from moto.logs.models import logs_backends
 
 import ecs_worker.local.monitoring  # noqa: F401 - moto uses its classes from here on
+from ecs_worker.local import network
 from ecs_worker.local.account import MOTO_ERRORS
 from ecs_worker.local.cloudformation import rollout_of
 
@@ -122,6 +124,20 @@ class Resources(ResourceMap):  # type: ignore[misc]  # moto has no types
         gone = [name for name in self.made if name not in wanted]
         return found + [("Remove", name, self.made[name]["Type"]) for name in gone]
 
+    def load(self) -> None:
+        """Read the parameters and conditions. Raises ValidationError for what the template's rules don't allow."""
+        super().load()
+        for name, rule in self._template.get("Rules", {}).items():
+            if "RuleCondition" not in rule or _holds(rule["RuleCondition"], self):
+                for each in rule["Assertions"]:
+                    if not _holds(each["Assert"], self):
+                        told = each.get("AssertDescription", name)
+                        raise ValidationError(message=f"Template validation error: {told}")
+
+    def _delete_resource(self, parsed_resource: Any, resource_json: dict[str, Any]) -> None:
+        if not network.delete(parsed_resource, resource_json, self._account_id, self._region_name):
+            super()._delete_resource(parsed_resource, resource_json)
+
     def _take(self, template: dict[str, Any], parameters: dict[str, Any] | None) -> None:
         self._template = template
         self._resource_json_map = template["Resources"]
@@ -215,10 +231,31 @@ class Resources(ResourceMap):  # type: ignore[misc]  # moto has no types
 _clean = parsing.clean_json
 
 
-def _without_nothing(described: Any, resources: Resources) -> Any:
-    """A part of a template, resolved. Moto leaves AWS::NoValue in lists, as None."""
+def _resolve(described: Any, resources: Resources) -> Any:
+    """A part of a template, resolved. Moto leaves AWS::NoValue in lists, as None, and knows one Region's zones."""
+    if isinstance(described, dict) and "Fn::GetAZs" in described:
+        region = _resolve(described["Fn::GetAZs"], resources) or resources["AWS::Region"]
+        zones = ec2_backends[resources._account_id][region].describe_availability_zones()  # noqa: SLF001 - moto's
+        return [zone.name for zone in zones]
     resolved = _clean(described, resources)
     return [item for item in resolved if item is not None] if isinstance(resolved, list) else resolved
+
+
+def _holds(asked: Any, resources: Resources) -> bool:
+    """What a rule of a template asks for."""
+    match asked:
+        case {"Fn::And": list(parts)}:
+            return all(_holds(part, resources) for part in parts)
+        case {"Fn::Or": list(parts)}:
+            return any(_holds(part, resources) for part in parts)
+        case {"Fn::Not": [part]}:
+            return not _holds(part, resources)
+        case {"Fn::Equals": [one, other]}:
+            return bool(_resolve(one, resources) == _resolve(other, resources))
+        case {"Fn::Contains": [values, value]}:
+            return _resolve(value, resources) in _resolve(values, resources)
+        case _:
+            raise ValidationError(message=f"Template error: {asked} is no function of rules.")
 
 
 def _change_role(role: Any, properties: Mapping[str, Any], account_id: str) -> None:
@@ -487,7 +524,7 @@ def settle_all() -> None:
 
 def extend() -> None:
     """Make moto use these classes, before its first stack."""
-    parsing.clean_json = _without_nothing  # which it calls for each part
+    parsing.clean_json = _resolve  # which it calls for each part
     moto.cloudformation.models.Stack = LocalStack
     moto.cloudformation.models.ChangeSet = LocalChangeSet
     moto.cloudformation.models.cloudformation_backends.backend = StackBackend

@@ -57,6 +57,7 @@ docs: $(VENV)/.done ## renew what is written from the code
 	$(BIN)/python docs/variables.py
 	$(BIN)/python docs/templates.py
 	$(BIN)/python docs/policies.py
+	$(BIN)/python docs/events.py
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ecs_worker.iam import rights
+from ecs_worker.iam import deploying, rights
+from ecs_worker.iam.deploying import DeployerNeeds
 from ecs_worker.iam.policy import document
 from ecs_worker.iam.rights import ECS, ECS_TASKS, ExecutionNeeds, Scope, WorkerNeeds
 
@@ -44,6 +45,8 @@ _EXECUTION = ExecutionNeeds(
     keys=_some(_HERE.arn("kms", "key/*")),
 )
 
+_DEPLOYER = DeployerNeeds(_HERE)
+
 
 def worker() -> list[Statement]:
     """What every worker needs."""
@@ -55,6 +58,11 @@ def execution() -> list[Statement]:
     return rights.starting(_EXECUTION)
 
 
+def deployer() -> list[Statement]:
+    """What whoever deploys workers may need."""
+    return deploying.deployer(_DEPLOYER)
+
+
 def files() -> dict[str, dict[str, Any]]:
     """File of `iam/` → the policy in it."""
     return {
@@ -63,6 +71,8 @@ def files() -> dict[str, dict[str, Any]]:
         "events-policy.json": document(rights.listening(_WORKER)),
         "execution-policy.json": document(execution()),
         "secret-policy.json": document(rights.reading(_EXECUTION)),
+        "deployer-policy.json": document(deploying.deploying(_DEPLOYER)),
+        "deployer-options-policy.json": document(deploying.optional(_DEPLOYER)),
         "trust-policy.json": rights.trust(ECS_TASKS, _HERE.account),
         # As in the ECS developer guide: it names no key by which the account could be told here.
         "infrastructure-trust-policy.json": rights.trust(ECS),

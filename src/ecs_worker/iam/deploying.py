@@ -1,0 +1,329 @@
+"""Which rights whoever gives `ecs-worker deploy` needs: for its own calls, and for those of CloudFormation.
+
+CloudFormation makes the stack's resources with the rights of whoever changes the stack. So a deployer could make them
+without a stack, too; `aws:CalledViaFirst` leaves only CloudFormation that way. What each type of resource is made,
+changed and deleted with: the handlers' permissions in CloudFormation's resource type schemas, without those for
+properties that the template doesn't have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ecs_worker.iam.policy import Statement, allow
+from ecs_worker.iam.rights import ECS, ECS_TASKS
+
+if TYPE_CHECKING:
+    from ecs_worker.iam.rights import Scope
+
+STACKS = "ecs-worker-*"
+"""The stacks of `ecs-worker deploy`, unless they are given other names."""
+
+_Conditions = dict[str, dict[str, list[str]]]
+_VIA: _Conditions = {"StringEquals": {"aws:CalledViaFirst": ["cloudformation.amazonaws.com"]}}
+
+
+@dataclass(frozen=True, slots=True)
+class DeployerNeeds:
+    """Where a deployer works, and the names of its stacks (a pattern, or one name)."""
+
+    scope: Scope
+    stacks: str = STACKS
+
+    @property
+    def made(self) -> str:
+        """What CloudFormation names in the stacks: the stack's name, the resource's, and some letters."""
+        return self.stacks if self.stacks.endswith("*") else f"{self.stacks}-*"
+
+
+def deployer(needs: DeployerNeeds) -> list[Statement]:
+    """All that `ecs-worker deploy` can do."""
+    return [*deploying(needs), *optional(needs)]
+
+
+def deploying(needs: DeployerNeeds) -> list[Statement]:
+    """To deploy a worker into a network that is there: change its stack, and tell how it is."""
+    return [*_commands(needs), *_resources(needs)]
+
+
+def _commands(needs: DeployerNeeds) -> list[Statement]:
+    """What the commands ask for themselves."""
+    scope, stacks = needs.scope, needs.stacks
+    groups = scope.arn("logs", f"log-group:{needs.made}")
+    return [
+        allow(
+            "ChangeStacks",
+            (
+                "cloudformation:CreateChangeSet",
+                "cloudformation:DescribeChangeSet",
+                "cloudformation:ExecuteChangeSet",
+                "cloudformation:DeleteChangeSet",
+                "cloudformation:DescribeStackEvents",
+                "cloudformation:GetTemplate",
+                "cloudformation:DeleteStack",
+                "cloudformation:TagResource",
+            ),
+            scope.arn("cloudformation", f"stack/{stacks}/*"),
+        ),
+        allow("FindStacks", "cloudformation:DescribeStacks", "*"),  # of a stack that is not there, or of all
+        allow(
+            "KeepPrefectsCredentials",
+            (
+                "secretsmanager:CreateSecret",
+                "secretsmanager:DescribeSecret",
+                "secretsmanager:GetSecretValue",
+                "secretsmanager:PutSecretValue",
+                "secretsmanager:RestoreSecret",
+                "secretsmanager:DeleteSecret",
+                "secretsmanager:TagResource",
+            ),
+            scope.arn("secretsmanager", f"secret:ecs-worker/{stacks}/*"),
+        ),
+        allow(
+            "FindTheNetwork",
+            (
+                "ec2:DescribeVpcs",
+                "ec2:DescribeSubnets",
+                "ec2:DescribeRouteTables",
+                "ec2:DescribeSecurityGroups",
+                "ec2:DescribeSecurityGroupRules",
+                "ec2:DescribeAvailabilityZones",
+            ),
+            "*",
+        ),
+        allow("FindTheCluster", "ecs:DescribeClusters", scope.arn("ecs", "cluster/*")),
+        allow(
+            "LookAfterTheService",
+            ("ecs:DescribeServices", "ecs:UpdateService"),
+            scope.arn("ecs", f"service/*/{needs.made}"),
+        ),
+        allow("FindItsTasks", "ecs:ListTasks", "*"),
+        allow("ReadItsTasks", "ecs:DescribeTasks", scope.arn("ecs", "task/*")),
+        allow("ReadAndDeleteItsLog", ("logs:FilterLogEvents", "logs:DeleteLogGroup"), (groups, f"{groups}:*")),
+    ]
+
+
+def _resources(needs: DeployerNeeds) -> list[Statement]:
+    """What CloudFormation does for a worker's stack."""
+    scope, made = needs.scope, needs.made
+    groups = scope.arn("logs", f"log-group:{made}")
+    roles = scope.role(made)
+    return [
+        allow(
+            "MakeRoles",
+            (
+                "iam:CreateRole",
+                "iam:GetRole",
+                "iam:UpdateRole",
+                "iam:UpdateRoleDescription",
+                "iam:UpdateAssumeRolePolicy",
+                "iam:DeleteRole",
+                "iam:PutRolePolicy",
+                "iam:GetRolePolicy",
+                "iam:ListRolePolicies",
+                "iam:ListAttachedRolePolicies",
+                "iam:DeleteRolePolicy",
+                "iam:TagRole",
+                "iam:UntagRole",
+            ),
+            roles,
+            _VIA,
+        ),
+        allow("GiveTheWorkerItsRoles", "iam:PassRole", roles, _with({"iam:PassedToService": [ECS_TASKS]})),
+        allow(
+            "MakeTheRoleOfEcsItself",
+            "iam:CreateServiceLinkedRole",
+            scope.role(f"aws-service-role/{ECS}/AWSServiceRoleForECS"),
+            {"StringEquals": {"iam:AWSServiceName": [ECS]}},
+        ),
+        # These two know no resources.
+        allow("MakeClusters", "ecs:CreateCluster", "*", _VIA),
+        allow("DefineTheWorker", ("ecs:DescribeTaskDefinition", "ecs:DeregisterTaskDefinition"), "*", _VIA),
+        allow(
+            "RunTheWorker",
+            (
+                "ecs:PutClusterCapacityProviders",
+                "ecs:UpdateCluster",
+                "ecs:DeleteCluster",
+                "ecs:RegisterTaskDefinition",
+                "ecs:CreateService",
+                "ecs:DeleteService",
+                "ecs:DescribeServiceDeployments",
+                "ecs:ListServiceDeployments",
+                "ecs:TagResource",
+                "ecs:UntagResource",
+                "ecs:ListTagsForResource",
+            ),
+            (
+                scope.arn("ecs", f"cluster/{made}"),
+                scope.definition(needs.stacks),
+                scope.arn("ecs", f"service/*/{made}"),
+                scope.arn("ecs", f"service-deployment/*/{made}/*"),
+            ),
+            _VIA,
+        ),
+        allow(
+            "MakeSecurityGroups",
+            (
+                "ec2:CreateSecurityGroup",
+                "ec2:DeleteSecurityGroup",
+                "ec2:AuthorizeSecurityGroupIngress",
+                "ec2:AuthorizeSecurityGroupEgress",
+                "ec2:RevokeSecurityGroupIngress",
+                "ec2:RevokeSecurityGroupEgress",
+                "ec2:CreateTags",
+                "ec2:DeleteTags",
+            ),
+            (
+                scope.arn("ec2", "security-group/*"),
+                scope.arn("ec2", "security-group-rule/*"),
+                scope.arn("ec2", "vpc/*"),
+            ),
+            _VIA,
+        ),
+        allow(
+            "MakeTheLog",
+            (
+                "logs:CreateLogGroup",
+                "logs:DeleteLogGroup",
+                "logs:PutRetentionPolicy",
+                "logs:DeleteRetentionPolicy",
+                "logs:GetDataProtectionPolicy",
+                "logs:DescribeIndexPolicies",
+                "logs:PutMetricFilter",
+                "logs:DescribeMetricFilters",
+                "logs:DeleteMetricFilter",
+                "logs:TagResource",
+                "logs:UntagResource",
+                "logs:ListTagsForResource",
+            ),
+            (groups, f"{groups}:*"),
+            _VIA,
+        ),
+        # Asked for by a prefix of the name, which isn't checked against one group.
+        allow("FindTheLog", "logs:DescribeLogGroups", scope.arn("logs", "log-group:*"), _VIA),
+    ]
+
+
+def optional(needs: DeployerNeeds) -> list[Statement]:
+    """For `--alarms`, `--events-queue`, `deploy events` and `--new-vpc`."""
+    scope, made = needs.scope, needs.made
+    return [
+        allow(
+            "MakeAlarms",
+            (
+                "cloudwatch:PutMetricAlarm",
+                "cloudwatch:DescribeAlarms",
+                "cloudwatch:DeleteAlarms",
+                "cloudwatch:TagResource",
+                "cloudwatch:UntagResource",
+                "cloudwatch:ListTagsForResource",
+            ),
+            scope.arn("cloudwatch", f"alarm:{made}"),
+            _VIA,
+        ),
+        allow(
+            "MakeTheQueue",
+            (
+                "sqs:CreateQueue",
+                "sqs:GetQueueUrl",
+                "sqs:GetQueueAttributes",
+                "sqs:SetQueueAttributes",
+                "sqs:DeleteQueue",
+                "sqs:TagQueue",
+                "sqs:UntagQueue",
+                "sqs:ListQueueTags",
+            ),
+            scope.arn("sqs", made),
+            _VIA,
+        ),
+        allow(
+            "MakeTheRule",
+            (
+                "events:PutRule",
+                "events:DescribeRule",
+                "events:DeleteRule",
+                "events:PutTargets",
+                "events:ListTargetsByRule",
+                "events:RemoveTargets",
+                "events:TagResource",
+                "events:UntagResource",
+                "events:ListTagsForResource",
+            ),
+            scope.arn("events", f"rule/{made}"),
+            _VIA,
+        ),
+        *_networks(scope),
+    ]
+
+
+def _networks(scope: Scope) -> list[Statement]:
+    """A network's parts have no names by which a stack's could be told."""
+    kinds = (
+        "vpc",
+        "subnet",
+        "route-table",
+        "internet-gateway",
+        "elastic-ip",
+        "natgateway",
+        "vpc-endpoint",
+        "security-group",
+        "network-interface",
+    )
+    return [
+        allow(
+            "MakeNetworks",
+            (
+                "ec2:CreateVpc",
+                "ec2:ModifyVpcAttribute",
+                "ec2:DeleteVpc",
+                "ec2:CreateSubnet",
+                "ec2:ModifySubnetAttribute",
+                "ec2:DeleteSubnet",
+                "ec2:CreateRouteTable",
+                "ec2:AssociateRouteTable",
+                "ec2:DisassociateRouteTable",
+                "ec2:DeleteRouteTable",
+                "ec2:CreateRoute",
+                "ec2:ReplaceRoute",
+                "ec2:DeleteRoute",
+                "ec2:CreateInternetGateway",
+                "ec2:AttachInternetGateway",
+                "ec2:DetachInternetGateway",
+                "ec2:DeleteInternetGateway",
+                "ec2:AllocateAddress",
+                "ec2:DisassociateAddress",
+                "ec2:ReleaseAddress",
+                "ec2:CreateNatGateway",
+                "ec2:DeleteNatGateway",
+                "ec2:CreateVpcEndpoint",
+                "ec2:ModifyVpcEndpoint",
+                "ec2:DeleteVpcEndpoints",
+                "ec2:CreateTags",
+                "ec2:DeleteTags",
+            ),
+            [scope.arn("ec2", f"{kind}/*") for kind in kinds],
+            _VIA,
+        ),
+        allow(
+            "ReadNetworks",
+            (
+                "ec2:DescribeVpcAttribute",
+                "ec2:DescribeNetworkAcls",
+                "ec2:DescribeInternetGateways",
+                "ec2:DescribeAddresses",
+                "ec2:DescribeNatGateways",
+                "ec2:DescribeVpcEndpoints",
+                "ec2:DescribeVpcEndpointServices",
+            ),
+            "*",
+            _VIA,
+        ),
+        # The private names of interface endpoints.
+        allow("NameEndpoints", "route53:AssociateVPCWithHostedZone", "*", _VIA),
+    ]
+
+
+def _with(more: dict[str, list[str]]) -> _Conditions:
+    return {"StringEquals": {**_VIA["StringEquals"], **more}}

@@ -27,7 +27,7 @@ from ecs_worker.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_S = TypeVar("_S", bound=BaseSettings)
+_S = TypeVar("_S", bound=BaseModel)
 _Settings = type[BaseSettings]  # for classes with a setting called `type`
 
 # Names that never pass from the worker's environment into a container: they describe this machine or this
@@ -184,6 +184,13 @@ VARIABLE_ONLY = Option(())
 
 
 @dataclass(frozen=True, slots=True)
+class Aliases:
+    """More spellings of a setting's option: another tool's, which help doesn't show."""
+
+    spellings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PrefectVariable:
     """The variable of `prefect worker start` that counts where ours is not set; of the environment or the profile."""
 
@@ -198,8 +205,15 @@ def spellings(settings: type[BaseModel], name: str) -> tuple[str, ...]:
     return next((each.spellings for each in field.metadata if isinstance(each, Option)), (usual,))
 
 
-def variable(settings: type[BaseSettings], name: str) -> str:
-    """The setting's environment variable."""
+def aliases(settings: type[BaseModel], name: str) -> tuple[str, ...]:
+    """The spellings of the setting's option that help doesn't show."""
+    return next((each.spellings for each in settings.model_fields[name].metadata if isinstance(each, Aliases)), ())
+
+
+def variable(settings: type[BaseModel], name: str) -> str:
+    """The setting's environment variable; empty if it has none."""
+    if not issubclass(settings, BaseSettings):
+        return ""
     return f"{settings.model_config.get('env_prefix', '')}{name}".upper()
 
 
@@ -512,11 +526,12 @@ def load(settings: type[_S], **given: Any) -> _S:
         raise UserError(" ".join(_sentence(settings, dict(problem), given) for problem in error.errors())) from None
 
 
-def _sentence(settings: type[BaseSettings], problem: dict[str, Any], given: Mapping[str, object]) -> str:
+def _sentence(settings: type[BaseModel], problem: dict[str, Any], given: Mapping[str, object]) -> str:
     field = str(problem["loc"][0]) if problem["loc"] else ""
     place = option(settings, field) if given.get(field) is not None else _set_by(settings, field)
     if problem["type"] == "missing":
-        return f"{option(settings, field)} is missing: give it, or set {variable(settings, field)}."
+        own = variable(settings, field)
+        return f"{option(settings, field)} is missing: give it{f', or set {own}' if own else ''}."
     reason = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{place} {reason}."
@@ -526,7 +541,7 @@ def _sentence(settings: type[BaseSettings], problem: dict[str, Any], given: Mapp
     return f"{place}{shown} {reason[0].lower()}{reason[1:]}."
 
 
-def _set_by(settings: type[BaseSettings], field: str) -> str:
+def _set_by(settings: type[BaseModel], field: str) -> str:
     """The variable that has given the setting's value."""
     own = variable(settings, field)
     return own if os.environ.get(own) or not field else prefect_variable(settings, field) or own

@@ -56,6 +56,32 @@ class Definition:
     tags: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A cluster. `status` is ACTIVE where tasks can run."""
+
+    arn: str
+    name: str
+    status: str
+    capacity_providers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """A service as it is now. `rollout` is the newest deployment's, with why. `events`: newest first, at most 100."""
+
+    arn: str
+    name: str
+    status: str
+    desired: int
+    running: int
+    pending: int
+    definition: str
+    rollout: str
+    rollout_reason: str
+    events: tuple[tuple[datetime, str], ...]
+
+
 class Ecs(Service):
     """ECS in one account and Region. An empty `cluster` means the account's default one."""
 
@@ -140,6 +166,33 @@ class Ecs(Service):
         with usable("StopTask"):
             return task_facts(answer["task"])
 
+    async def cluster(self, cluster: str) -> Cluster | None:
+        """The cluster of that name or ARN; None if there is none. A deleted one is INACTIVE for some time."""
+        answer = await self._call("DescribeClusters", clusters=[cluster])
+        with usable("DescribeClusters"):
+            return next(
+                (
+                    Cluster(
+                        str(each["clusterArn"]),
+                        str(each["clusterName"]),
+                        str(each["status"]),
+                        tuple(each.get("capacityProviders") or ()),
+                    )
+                    for each in answer["clusters"]
+                ),
+                None,
+            )
+
+    async def service(self, cluster: str, service: str) -> ServiceState | None:
+        """The service of that name or ARN; None if the cluster has none."""
+        answer = await self._call("DescribeServices", cluster=cluster, services=[service])
+        with usable("DescribeServices"):
+            return next((_service_state(each) for each in answer["services"]), None)
+
+    async def renew_service(self, cluster: str, service: str) -> None:
+        """Have the service's tasks replaced by new ones, with the values that its secrets have now."""
+        await self._call("UpdateService", cluster=cluster, service=service, forceNewDeployment=True)
+
     async def register(self, request: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         """Register a revision and return its ARN. `tags` are added to the request's own."""
         listed = [*request.get("tags", ()), *({"key": key, "value": value} for key, value in tags.items())]
@@ -183,6 +236,24 @@ def _tasks_and_failures(operation: str, answer: Mapping[str, Any]) -> tuple[list
             for f in answer.get("failures", ())
         ]
         return tasks, failures
+
+
+def _service_state(raw: Mapping[str, Any]) -> ServiceState:
+    deployments: Sequence[Mapping[str, Any]] = raw.get("deployments") or ({},)
+    newest = next((each for each in deployments if each.get("status") == "PRIMARY"), deployments[0])
+    events = ((_utc(each.get("createdAt")), str(each.get("message", ""))) for each in raw.get("events") or ())
+    return ServiceState(
+        arn=str(raw["serviceArn"]),
+        name=str(raw["serviceName"]),
+        status=str(raw["status"]),
+        desired=int(raw["desiredCount"]),
+        running=int(raw["runningCount"]),
+        pending=int(raw["pendingCount"]),
+        definition=str(raw.get("taskDefinition") or ""),
+        rollout=str(newest.get("rolloutState") or ""),
+        rollout_reason=str(newest.get("rolloutStateReason") or ""),
+        events=tuple((at, text) for at, text in events if at is not None),
+    )
 
 
 def task_facts(task: Mapping[str, Any]) -> TaskFacts:

@@ -97,6 +97,10 @@ class Logs(Service):
         with usable("FilterLogEvents"):
             return [_event(event) for event in answer.get("events", ())], answer.get("nextToken")
 
+    async def delete_group(self, group: str) -> None:
+        """Delete a group with all its lines."""
+        await self._call("DeleteLogGroup", logGroupName=group)
+
 
 def _event(event: Mapping[str, Any]) -> LogEvent:
     get = event.get

@@ -36,6 +36,7 @@ from botocore.loaders import JSONFileLoader, create_loader
 from botocore.utils import is_valid_endpoint_url
 
 from ecs_worker import __version__
+from ecs_worker.aws.cloudformation import CloudFormation
 from ecs_worker.aws.ec2 import Ec2
 from ecs_worker.aws.ecs import Ecs
 from ecs_worker.aws.errors import translated
@@ -43,6 +44,7 @@ from ecs_worker.aws.iam import Iam
 from ecs_worker.aws.limits import Limits
 from ecs_worker.aws.logs import Logs
 from ecs_worker.aws.s3 import S3
+from ecs_worker.aws.secrets import Secrets
 from ecs_worker.aws.service import Service
 from ecs_worker.aws.sqs import LONG_POLL, Sqs
 from ecs_worker.aws.sts import Sts
@@ -105,8 +107,8 @@ class Aws:
                 for key in tuple(self._services):
                     clients.push_async_callback(self._close, key)
 
-    async def check(self) -> None:
-        """Raise UserError unless there are credentials and a Region for the worker itself, and usable endpoint URLs.
+    async def check(self, target: AwsTarget = _OWN) -> None:
+        """Raise UserError unless there are credentials and a Region for the target, and usable endpoint URLs.
 
         It calls AWS only where the credentials are those of a role (of a profile, a container or an instance).
         """
@@ -118,8 +120,8 @@ class Aws:
                 )
         try:
             with translated("credentials"):
-                session = self._session(None)
-                if not session.region_name:
+                session = self._session(target.credentials)
+                if not (target.region or session.region_name):
                     raise NoRegionError
                 if await session.get_credentials() is None:
                     raise NoCredentialsError
@@ -177,6 +179,14 @@ class Aws:
     async def iam(self, target: AwsTarget = _OWN) -> Iam:
         """IAM of that account."""
         return await self._service(Iam, target)
+
+    async def cloudformation(self, target: AwsTarget = _OWN) -> CloudFormation:
+        """CloudFormation in that account and Region."""
+        return await self._service(CloudFormation, target)
+
+    async def secrets(self, target: AwsTarget = _OWN) -> Secrets:
+        """Secrets Manager in that account and Region."""
+        return await self._service(Secrets, target)
 
     async def s3(self, target: AwsTarget = _OWN) -> S3:
         """S3 for that account."""

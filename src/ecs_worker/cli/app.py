@@ -24,6 +24,7 @@ COMMANDS = {
     "render": "Print the ECS requests of a job (RegisterTaskDefinition and RunTask), secrets masked, "
     "without asking AWS.",
     "logs": "Print the CloudWatch lines of a flow run's container, with the AWS credentials of whoever asks.",
+    "deploy": "Run a worker for a work pool as an ECS service, in a CloudFormation stack of its own.",
     "demo": "See the worker do its main job.",
     "pool": "Work pools and their base job templates.",
     "iam": "The AWS rights that a work pool needs.",

@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
 import typer
-from pydantic_settings import BaseSettings
+from pydantic import BaseModel
 
-from ecs_worker.settings import load, meaning, prefect_variable, spellings, variable
+from ecs_worker.settings import aliases, load, meaning, prefect_variable, spellings, variable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the options of its settings: in place of the one parameter of a type of `settings.py`.
+_ALIAS = "_by_alias"  # ends the names of parameters that stand for other spellings
 
-    Called, it reads them from options and variables. It raises UserError for those that can't be used.
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of its settings: in place of the one parameter of a type as in `settings.py`.
+
+    Called, it reads them from options and, if they have some, variables. It raises UserError for those that can't be
+    used.
     """
     signature = inspect.signature(command, eval_str=True)
     parameters = list(signature.parameters.values())
@@ -30,6 +34,10 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**given: Any) -> None:
         own = {option.name: given.pop(option.name) for option in options}
+        for name in [name for name in own if name.endswith(_ALIAS)]:
+            other = own.pop(name)
+            if other is not None and other != []:
+                own[name.removesuffix(_ALIAS)] = other
         # A repeatable option that is not given may be an empty list.
         settings = load(taken.annotation, **{name: value for name, value in own.items() if value != []})
         command(**given, **{taken.name: settings})
@@ -41,10 +49,10 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _are_settings(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseSettings)
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _options(settings: type[BaseSettings]) -> list[inspect.Parameter]:
+def _options(settings: type[BaseModel]) -> list[inspect.Parameter]:
     """A parameter for each setting that has an option. None: not given.
 
     The variable is only named in the help; the settings read it themselves, so that a fault in it is told as such.
@@ -56,12 +64,18 @@ def _options(settings: type[BaseSettings]) -> list[inspect.Parameter]:
         text = meaning(settings, name)
         if field.default not in (None, (), False) and not field.is_required() and field.default_factory is None:
             text += f" [default: {field.default}]"
-        variables = filter(None, [variable(settings, name), prefect_variable(settings, name)])
-        text += f" [env var: {', else '.join(variables)}]"
+        if variables := [*filter(None, [variable(settings, name), prefect_variable(settings, name)])]:
+            text += f" [env var: {', else '.join(variables)}]"
         told = typer.Option(*spelled, help=text, show_default=False)
-        annotation = Annotated[_type(field.annotation) | None, told]  # type: ignore[valid-type] # made from the field
-        options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+        options.append(_parameter(name, field.annotation, told))
+        if others := aliases(settings, name):
+            options.append(_parameter(name + _ALIAS, field.annotation, typer.Option(*others, hidden=True)))
     return options
+
+
+def _parameter(name: str, annotation: Any, told: Any) -> inspect.Parameter:
+    kind = Annotated[_type(annotation) | None, told]  # type: ignore[valid-type] # made from the field
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
 
 
 def _type(annotation: Any) -> Any:

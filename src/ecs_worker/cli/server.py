@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ecs_worker.errors import PrefectError, PrefectUnauthorized, UserError
 from ecs_worker.prefect_api.client import PrefectClient
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 PATIENCE = 10.0  # seconds; somebody waits at a terminal
 
 
-def prefect_settings() -> PrefectSettings:
-    """How to reach the API. Raises UserError if no API URL is configured."""
-    settings = load(PrefectSettings)
+def prefect_settings(**given: Any) -> PrefectSettings:
+    """How to reach the API; what is given wins over what is configured. Raises UserError if there is no API URL."""
+    settings = load(PrefectSettings, **given)
     if not settings.api_url:
         raise UserError(
             "PREFECT_API_URL is not set and the active Prefect profile has none: set it to your server's API, "

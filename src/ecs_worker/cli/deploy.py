@@ -1,0 +1,421 @@
+"""`ecs-worker deploy`: what is shown, asked, done and told."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import anyio
+import typer
+
+from ecs_worker.aws.ecs import AWS_ENDPOINT
+from ecs_worker.aws.session import Aws
+from ecs_worker.cli.pool import ecs_pool
+from ecs_worker.cli.server import prefect_api, prefect_settings
+from ecs_worker.deploy import arrival, credentials, pool, stack, trouble
+from ecs_worker.deploy.credentials import WORDS, Step
+from ecs_worker.deploy.plan import Here, find, wanted
+from ecs_worker.deploy.pool import Facts
+from ecs_worker.deploy.story import Story
+from ecs_worker.errors import AwsError, UserError
+from ecs_worker.job.variables import default_base_job_template
+from ecs_worker.model import AwsCredentials, AwsTarget
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+
+    from ecs_worker.aws.cloudformation import Stack, StackEvent
+    from ecs_worker.deploy.plan import Plan
+    from ecs_worker.deploy.pool import Filling
+    from ecs_worker.deploy.stack import Proposal
+    from ecs_worker.deploy.wishes import Where, Wishes
+    from ecs_worker.prefect_api.client import PrefectClient
+    from ecs_worker.prefect_api.schemas import WorkPool
+    from ecs_worker.settings import PrefectSettings
+
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa: S104 - compared, not listened on
+_MARKS = {"Add": "+", "Remove": "-"}
+# Output of the stack → what stands for it until the stack is made.
+_STILL_UNKNOWN = {
+    "ClusterArn": "the stack's cluster",
+    "ExecutionRoleArn": "the stack's execution role",
+    "RunTaskRoleArn": "the stack's task role for flow runs",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How far a command goes."""
+
+    yes: bool = False
+    dry_run: bool = False
+    wait: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What a command works with: AWS at one place, and the Prefect API."""
+
+    aws: Aws
+    target: AwsTarget
+    here: Here
+    api: PrefectClient
+    prefect: PrefectSettings
+
+
+@asynccontextmanager
+async def at_aws(where: Where) -> AsyncIterator[tuple[Aws, AwsTarget, Here]]:
+    """AWS in the account and Region that are meant. What goes wrong within becomes a UserError of one sentence."""
+    profile = AwsCredentials(profile_name=where.profile) if where.profile else None
+    target = AwsTarget(profile, where.region)
+    async with Aws() as aws:
+        await aws.check(target)
+        region = aws.region(target) or ""
+        try:
+            here = Here(
+                region=region,
+                account=await aws.account(target),
+                partition=aws.partition(region),
+                cloudformation=await aws.cloudformation(target),
+                ecs=await aws.ecs(target),
+                ec2=await aws.ec2(target),
+                secrets=await aws.secrets(target),
+            )
+            yield aws, target, here
+        except AwsError as error:
+            raise UserError(trouble.of_aws(error, region)) from None
+
+
+@asynccontextmanager
+async def at_desk(where: Where, prefect: PrefectSettings) -> AsyncIterator[Desk]:
+    """AWS and Prefect."""
+    async with prefect_api(prefect) as api, at_aws(where) as (aws, target, here):
+        yield Desk(aws, target, here, api, prefect)
+
+
+def deploy(wishes: Wishes, how: How) -> None:
+    """Make or change a stack. Raises UserError."""
+    anyio.run(_deploy, wishes, how)
+
+
+async def _deploy(wishes: Wishes, how: How) -> None:
+    prefect = _prefect(wishes)
+    async with at_desk(wishes, prefect) as desk:
+        name, existing = await find(desk.here, wishes)
+        pool_name = wishes.pool or (existing.parameters["PoolName"] if existing else "")
+        work_pool = await _work_pool(desk.api, pool_name)
+        plan = await wanted(desk.here, wishes, name, existing, work_pool, prefect)
+        await carry_out(desk, plan, work_pool, how)
+
+
+def _prefect(wishes: Wishes) -> PrefectSettings:
+    """How this machine reaches the Prefect API: as always, else as the worker is told to."""
+    try:
+        return prefect_settings()
+    except UserError:
+        if not wishes.prefect_api_url:
+            raise
+    given: dict[str, Any] = {"api_key": wishes.prefect_api_key, "api_auth_string": wishes.prefect_auth_string}
+    return prefect_settings(api_url=wishes.prefect_api_url, **given)
+
+
+async def _work_pool(api: PrefectClient, name: str) -> WorkPool | None:
+    """The work pool; None if it is still to be made. Raises UserError if it is of another type."""
+    return await ecs_pool(api, name) if name and await api.read_pool(name) is not None else None
+
+
+# -- from the plan to its end
+
+
+async def carry_out(desk: Desk, plan: Plan, work_pool: WorkPool | None, how: How) -> None:
+    """Show what is planned, ask, do it, and tell what came of it. Raises UserError."""
+    _check_reachable(desk.here, plan)
+    work = _Work(desk, how)
+    async with _proposed(desk.here, plan) as proposal:
+        defaults = pool.fillings(_template(work_pool), _expected(plan), _facts(plan.existing))
+        steps = [each for each in plan.credentials if each.step is not Step.NONE]
+        if proposal is None and not steps and not defaults and work_pool is not None:
+            typer.echo(f"The stack {plan.stack} of the work pool {plan.pool} is already up to date.")
+            return
+        _show(desk.here, plan, proposal, work_pool, defaults)
+        if how.dry_run:
+            typer.echo("\nNothing was done (--dry-run).")
+            return
+        confirm("\nDo this?", yes=how.yes)
+        if not any(each.step is Step.MAKE for each in steps):
+            await work.do(plan, proposal, work_pool)
+            return
+    # The secrets that the stack is to name are made only now; then the change set names them.
+    with work.telling_what_is_left():
+        plan = await work.make_secrets(plan)
+        async with _proposed(desk.here, plan) as proposal:
+            await work.do(plan, proposal, work_pool)
+
+
+@asynccontextmanager
+async def _proposed(here: Here, plan: Plan) -> AsyncIterator[Proposal | None]:
+    """The plan's change set; None if the stack needs none."""
+    if plan.existing is not None and plan.same:
+        yield None
+        return
+    new = plan.existing is None
+    async with stack.proposed(
+        here.cloudformation, plan.stack, plan.template, plan.parameters, pool=plan.pool, new=new
+    ) as proposal:
+        yield proposal
+
+
+class _Work:
+    """Does what is planned, and tells it."""
+
+    def __init__(self, desk: Desk, how: How) -> None:
+        self._desk = desk
+        self._here = desk.here
+        self._how = how
+        self._made: list[str] = []  # sentences about what stays if the rest fails
+
+    @contextmanager
+    def telling_what_is_left(self) -> Iterator[None]:
+        """Should this fail, say what was made, and how to remove it."""
+        try:
+            yield
+        except BaseException:
+            for sentence in self._made:
+                typer.echo(f"Left behind: {sentence}", err=True)
+            raise
+
+    async def make_secrets(self, plan: Plan) -> Plan:
+        """See to the credentials' secrets. The plan with their ARNs."""
+        arns = {}
+        for credential in plan.credentials:
+            if credential.step is Step.NONE:
+                continue
+            arn = await credentials.ensure(self._here.secrets, plan.stack, plan.pool, credential)
+            arns[credential.parameter] = arn
+            typer.echo(f"{_SECRET_DONE[credential.step]} the secret {credential.name}.")
+            if credential.step is Step.MAKE:
+                self._made.append(
+                    f"the secret {credential.name}, which the next deploy takes up. To remove it: "
+                    f"aws secretsmanager delete-secret --region {self._here.region} --secret-id {credential.name}"
+                )
+        return replace(
+            plan,
+            parameters={**plan.parameters, **arns},
+            values={**plan.values, **arns},
+            credentials=tuple(replace(each, step=Step.NONE) for each in plan.credentials),
+        )
+
+    async def do(self, plan: Plan, proposal: Proposal | None, work_pool: WorkPool | None) -> None:
+        """All of it. Raises UserError."""
+        renewed = any(each.step is not Step.NONE for each in plan.credentials)
+        before = _facts(plan.existing)
+        if renewed:
+            await self.make_secrets(plan)
+        if work_pool is None:
+            work_pool = await self._desk.api.create_pool(plan.pool, default_base_job_template())
+            typer.echo(f"Created the work pool {plan.pool}.")
+        living = {worker.name for worker in await arrival.online(self._desk.api, plan.pool)}
+        story = Story(
+            self._here.ecs,
+            await self._desk.aws.logs(self._desk.target),
+            plan.stack,
+            typer.echo,
+            cluster=plan.values["ClusterArn"] or (before.outputs["ClusterArn"] if before else ""),
+            log_group=before.outputs["LogGroupName"] if before else "",
+        )
+        await story.begin()
+        now = await self._change(plan, proposal, story) if proposal is not None else plan.existing
+        if now is None:
+            return
+        new_tasks = proposal is not None and proposal.touches("TaskDefinition")
+        if renewed and not new_tasks:
+            new_tasks = True
+            await self._here.ecs.renew_service(now.outputs["ClusterArn"], now.outputs["ServiceArn"])
+            typer.echo("New tasks of the worker take up the new value.")
+        await self._arrive(plan, now, living if new_tasks else set(), story)
+        await self._fill(plan, now, before)
+        _tell_end(self._here, plan, now)
+
+    async def _change(self, plan: Plan, proposal: Proposal, story: Story) -> Stack | None:
+        """Execute the change set, and tell its events. None: nobody waits for its end. Raises UserError if it fails."""
+        cloudformation = self._here.cloudformation
+        after = await stack.last_event(cloudformation, plan.stack)
+        await stack.execute(cloudformation, proposal)
+        if not self._how.wait:
+            typer.echo(
+                f"The stack {plan.stack} is being changed; `ecs-worker deploy status {plan.stack}` tells how far it "
+                f"is. The work pool gets its defaults when `ecs-worker deploy --pool {plan.pool}` is given again."
+            )
+            return None
+
+        def tell(event: StackEvent) -> None:
+            story.hear(event)
+            show_event(event)
+
+        now, events = await stack.follow(cloudformation, plan.stack, after, tell, story.look)
+        if now is not None and now.status in {"CREATE_COMPLETE", "UPDATE_COMPLETE"}:
+            return now
+        raise UserError(_failure(plan, now, events))
+
+    async def _arrive(self, plan: Plan, now: Stack, before: set[str], story: Story) -> None:
+        if plan.values["DesiredCount"] == "0":
+            return
+        typer.echo(f"Waiting until the worker serves the work pool {plan.pool} …")
+        found = await arrival.arrives(self._desk.api, plan.pool, before)
+        if found is not None:
+            typer.echo(f"The worker {found.name} is ONLINE.")
+            return
+        await story.look()
+        service = await self._here.ecs.service(now.outputs["ClusterArn"], now.outputs["ServiceArn"])
+        for at, text in service.events[:5] if service else ():
+            typer.echo(f"  {at:%H:%M:%S} {text}")
+        raise UserError(
+            f"The service {now.outputs['ServiceName']} runs, but Prefect has seen no new worker of the pool "
+            f"{plan.pool} within {arrival.ARRIVES:.0f} s. Is {plan.values['PrefectApiUrl']} the server that this "
+            f"machine uses ({self._desk.prefect.shown_url})? The worker's log tells more: aws logs tail "
+            f"{now.outputs['LogGroupName']} --region {self._here.region}"
+        )
+
+    async def _fill(self, plan: Plan, now: Stack, before: Facts | None) -> None:
+        """Fill the pool's defaults. What somebody has set meanwhile stays."""
+        api = self._desk.api
+        found = await ecs_pool(api, plan.pool)
+        facts = _facts(now)
+        assert facts is not None, "there is a stack"
+        changes = pool.fillings(found.base_job_template, facts, before)
+        if changes:
+            await api.update_pool(plan.pool, base_job_template=pool.filled(found.base_job_template, changes))
+            names = ", ".join(each.variable for each in changes)
+            typer.echo(f"Set the defaults of the work pool {plan.pool}: {names}.")
+
+
+_SECRET_DONE = {Step.MAKE: "Made", Step.REPLACE: "Gave a new value to", Step.RESTORE: "Brought back"}
+_SECRET_STEPS = {
+    Step.MAKE: "+ make",
+    Step.REPLACE: "~ give another value to",
+    Step.RESTORE: "~ bring back, and give a value to,",
+}
+
+
+def _check_reachable(here: Here, plan: Plan) -> None:
+    """Raise UserError if the worker is to find Prefect on this machine, but isn't to run here."""
+    url = plan.values["PrefectApiUrl"]
+    if urlsplit(url).hostname in _LOOPBACK and AWS_ENDPOINT.search(urlsplit(here.ecs.endpoint).hostname or ""):
+        raise UserError(
+            f"The Prefect API is at {url}, which is on this machine: a worker on AWS can't reach it. Give it another "
+            "URL with --prefect-api-url."
+        )
+
+
+def _template(work_pool: WorkPool | None) -> Mapping[str, Any]:
+    return (work_pool.base_job_template if work_pool is not None else {}) or default_base_job_template()
+
+
+def _facts(found: Stack | None) -> Facts | None:
+    """What the stack gives to the pool now."""
+    if found is None:
+        return None
+    return Facts(found.outputs, public_ip=found.parameters.get("AssignPublicIp") == "ENABLED")
+
+
+def _expected(plan: Plan) -> Facts:
+    """What the stack will give to the pool, in words where nobody knows yet."""
+    values, now = plan.values, plan.existing.outputs if plan.existing else {}
+    outputs = {name: now.get(name, words) for name, words in _STILL_UNKNOWN.items()}
+    if values["ClusterArn"]:
+        outputs["ClusterArn"] = values["ClusterArn"]
+    elif plan.before.get("ClusterArn"):
+        outputs["ClusterArn"] = _STILL_UNKNOWN["ClusterArn"]
+    outputs |= {"VpcId": values["VpcId"], "SubnetIds": values["Subnets"]}
+    outputs |= {name: values[name] for name in (credentials.API_KEY, credentials.AUTH_STRING) if values[name]}
+    return Facts(outputs, public_ip=values["AssignPublicIp"] == "ENABLED")
+
+
+# -- what is shown
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask, unless that was answered before. Raises UserError if there is nobody to ask, and typer.Abort for a no."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UserError("There is nobody to ask: give --yes to do it, or --dry-run only to look.")
+    typer.confirm(question, abort=True)
+
+
+def _show(
+    here: Here, plan: Plan, proposal: Proposal | None, work_pool: WorkPool | None, defaults: Sequence[Filling]
+) -> None:
+    """The whole plan."""
+    state = "new" if plan.existing is None else plan.existing.status
+    typer.echo(f"Stack {plan.stack} in {here.region}, account {here.account} ({state})")
+    for name, value in plan.values.items():
+        before = plan.before.get(name, "") if plan.existing else ""
+        if value != before:
+            typer.echo(f"  {name}: {f'{_shown(before)} → ' if plan.existing else ''}{_shown(value)}")
+    for change in proposal.changes if proposal else ():
+        mark = _MARKS.get(change.action, "~")
+        again = " (replaced)" if change.replaces and change.action == "Modify" else ""
+        typer.echo(f"  {mark} {change.kind} {change.logical_id}{again}")
+    for credential in plan.credentials:
+        if credential.step is not Step.NONE:
+            words = WORDS[credential.parameter]
+            typer.echo(f"  {_SECRET_STEPS[credential.step]} the secret {credential.name} (the Prefect {words})")
+    if work_pool is None:
+        typer.echo(f"Work pool {plan.pool}: will be made")
+    elif defaults:
+        typer.echo(f"Work pool {plan.pool}: these defaults are filled")
+    for filling in defaults:
+        typer.echo(f"  {filling.variable}: {_shown(filling.value)}")
+    for note in plan.notes:
+        typer.echo(f"Note: {note}", err=True)
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.replace("\n", " ") if text else "(empty)"
+
+
+def show_event(event: StackEvent) -> None:
+    """One line of what becomes of a stack."""
+    reason = f"  {event.reason}" if event.reason else ""
+    typer.echo(f"{event.at.astimezone():%H:%M:%S}  {event.status:<28} {event.logical_id}{reason}")
+
+
+def _failure(plan: Plan, now: Stack | None, events: list[StackEvent]) -> str:
+    """Which resource failed, why, and what to do."""
+    sentences = []
+    for event in stack.failures(events):
+        advice = trouble.remedy(event)
+        told = f"{event.logical_id} ({event.kind}) failed: {event.reason.rstrip('.')}."
+        sentences.append(f"{told} {advice}".rstrip())
+    status = now.status if now else "gone"
+    if plan.existing is None:
+        end = f"Nothing of it runs; `ecs-worker deploy delete {plan.stack}` removes what is left of the stack."
+    else:
+        end = "The stack is as it was before." if status == "UPDATE_ROLLBACK_COMPLETE" else f"It is in {status}."
+    made = "made" if plan.existing is None else "changed"
+    return " ".join([f"The stack {plan.stack} could not be {made}.", *sentences, end])
+
+
+def _tell_end(here: Here, plan: Plan, now: Stack) -> None:
+    """What there is now, and what to do next."""
+    made = now.outputs
+    typer.echo(f"\nThe worker of {plan.pool} runs in {here.region}, account {here.account}:")
+    for words, name in (
+        ("stack", now.name),
+        ("cluster", made["ClusterArn"]),
+        ("service", made["ServiceName"]),
+        ("image", plan.values["Image"]),
+        ("log", made["LogGroupName"]),
+    ):
+        typer.echo(f"  {words:<8} {name}")
+    typer.echo(
+        f"Next: `prefect deploy` with an image and the work pool {plan.pool}. `ecs-worker deploy status {now.name}` "
+        f"tells how the worker is, `aws logs tail {made['LogGroupName']} --follow --region {here.region}` shows its "
+        "log."
+    )

@@ -1,0 +1,362 @@
+"""What a stack is to be: worked out from what is asked, what there is, and what AWS tells. Reads only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ecs_worker.deploy import credentials, template
+from ecs_worker.deploy.credentials import API_KEY, AUTH_STRING, Credential, Step
+from ecs_worker.deploy.network import Network, Way, choose, ways
+from ecs_worker.deploy.pool import default
+from ecs_worker.deploy.stack import check_changeable, ours, stack_name
+from ecs_worker.deploy.wishes import Wishes, check_size, extra_options, given
+from ecs_worker.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ecs_worker.aws.cloudformation import CloudFormation, Stack
+    from ecs_worker.aws.ec2 import Ec2, Subnet
+    from ecs_worker.aws.ecs import Cluster, Ecs
+    from ecs_worker.aws.secrets import Secrets
+    from ecs_worker.prefect_api.schemas import WorkPool
+    from ecs_worker.settings import PrefectSettings
+
+_ACTIVE = "ACTIVE"
+_SPOT = "FARGATE_SPOT"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done. `parameters`: those to give (None: keep), `values`: all that the stack will then have.
+
+    `existing` is the stack as it is now, None for a new one; `current` its template. `notes` are sentences to be told
+    beside it.
+    """
+
+    stack: str
+    pool: str
+    existing: Stack | None
+    template: str
+    parameters: Mapping[str, str | None]
+    values: Mapping[str, str]
+    current: str = ""
+    credentials: tuple[Credential, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def new(self) -> bool:
+        """Whether the stack is made."""
+        return self.existing is None
+
+    @property
+    def before(self) -> Mapping[str, str]:
+        """The parameters that the stack has now."""
+        return self.existing.parameters if self.existing else {}
+
+    @property
+    def same(self) -> bool:
+        """Whether the stack has all this already, as far as its parameters and its template say."""
+        return self.current == self.template and self.values_same
+
+    @property
+    def values_same(self) -> bool:
+        """Whether the stack has all the parameters already."""
+        return all(self.before.get(name) == value for name, value in self.values.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Where the stack is, and AWS there."""
+
+    region: str
+    account: str
+    partition: str
+    cloudformation: CloudFormation
+    ecs: Ecs
+    ec2: Ec2
+    secrets: Secrets
+
+
+async def find(here: Here, wishes: Wishes) -> tuple[str, Stack | None]:
+    """The name of the stack that is meant, and the stack if there is one. Raises UserError if none is named."""
+    name = wishes.stack_name or (stack_name(wishes.pool) if wishes.pool else "")
+    if not name:
+        raise UserError("--pool is missing: name the work pool that the worker is to serve.")
+    found = await here.cloudformation.stack(name)
+    if found is None or found.status == "REVIEW_IN_PROGRESS":  # what is only proposed is still to be made
+        return name, None
+    if not ours(found):
+        raise UserError(
+            f"The stack {name} is there already, and is none that `ecs-worker deploy` has made: give another "
+            "--stack-name."
+        )
+    check_changeable(found)
+    if wishes.pool and found.parameters.get("PoolName") != wishes.pool:
+        raise UserError(
+            f"The stack {name} serves the work pool {found.parameters.get('PoolName')!r} already, not {wishes.pool!r}: "
+            "give another --stack-name."
+        )
+    return name, found
+
+
+async def changed(here: Here, wishes: Wishes, name: str, existing: Stack) -> Plan:
+    """The plan for a stack that there is: what is asked changes, all else stays."""
+    return await _plan(here, wishes, name, str(existing.parameters["PoolName"]), existing, None, {})
+
+
+async def wanted(
+    here: Here, wishes: Wishes, name: str, existing: Stack | None, pool: WorkPool | None, prefect: PrefectSettings
+) -> Plan:
+    """The plan for a stack that may still have to be made. `pool` None: so has the work pool."""
+    pool_name = wishes.pool or (existing.parameters["PoolName"] if existing else "")
+    if not pool_name:
+        raise UserError("--pool is missing: name the work pool that the worker is to serve.")
+    active = {
+        parameter: secret.get_secret_value()
+        for parameter, secret in ((API_KEY, prefect.api_key), (AUTH_STRING, prefect.api_auth_string))
+        if secret is not None
+    }
+    chosen = {} if existing else {"PrefectApiUrl": prefect.api_url}
+    return await _plan(here, wishes, name, pool_name, existing, pool, active, chosen)
+
+
+async def restored(here: Here, name: str, existing: Stack) -> Plan:
+    """The plan that brings a stack back to the parameters of before its last change. Raises UserError."""
+    current = await here.cloudformation.template(name)
+    before = template.remembered(current)
+    if before is None:
+        raise UserError(f"The stack {name} has not been changed since it was made, so there is nothing to go back to.")
+    values = {parameter: before.get(parameter, value) for parameter, value in existing.parameters.items()}
+    return Plan(
+        stack=name,
+        pool=existing.parameters["PoolName"],
+        existing=existing,
+        current=current,
+        template=template.remembering(template.forgetting(current), existing.parameters),
+        parameters=values,
+        values=values,
+    )
+
+
+async def _plan(
+    here: Here,
+    wishes: Wishes,
+    name: str,
+    pool: str,
+    existing: Stack | None,
+    work_pool: WorkPool | None,
+    active: Mapping[str, str],
+    chosen: Mapping[str, str] | None = None,
+) -> Plan:
+    before = existing.parameters if existing else {}
+    asked = {"PoolName": pool, **(chosen or {}), **given(wishes)}
+    extra = extra_options(wishes, before.get("ExtraOptions", ""))
+    if extra is not None:
+        asked["ExtraOptions"] = extra
+    if existing is None and "Image" not in asked:
+        raise UserError(
+            "--image is missing, which a new stack needs: build ecs-worker's image, push it to a registry that ECS can "
+            "reach, and give its name."
+        )
+    for parameter in ("PoolName", "PrefectApiUrl"):
+        fault = template.parameters()[parameter].fault(asked[parameter]) if parameter in asked else None
+        if fault is not None:
+            raise UserError(f"The {'work pool' if parameter == 'PoolName' else 'Prefect API URL'} {fault}.")
+    notes: list[str] = []
+    asked |= await _cluster(here, wishes, existing, work_pool, {**before, **asked}.get("Capacity", ""))
+    asked |= await _network(here, wishes, existing, {**before, **asked}.get("SecurityGroup", ""), notes)
+    kept = await _credentials(here, wishes, name, before, active, asked)
+    values = {
+        parameter: asked.get(parameter, before.get(parameter, declared.default or ""))
+        for parameter, declared in template.parameters().items()
+    }
+    check_size(values["Cpu"], values["Memory"])
+    given_now: dict[str, str | None] = {parameter: None for parameter in template.parameters() if parameter in before}
+    current = await here.cloudformation.template(name) if existing else ""
+    changes = any(before.get(parameter) != value for parameter, value in values.items())
+    back = (before if changes else template.remembered(current)) if existing else None
+    return Plan(
+        stack=name,
+        pool=pool,
+        existing=existing,
+        current=current,
+        template=template.remembering(template.text(), back),
+        parameters=given_now | asked,
+        values=values,
+        credentials=tuple(kept),
+        notes=tuple(notes),
+    )
+
+
+async def _cluster(
+    here: Here, wishes: Wishes, existing: Stack | None, pool: WorkPool | None, capacity: str
+) -> dict[str, str]:
+    if wishes.cluster and wishes.new_cluster:
+        raise UserError("--cluster and --new-cluster exclude each other: give one of them.")
+    if wishes.new_cluster:
+        return {"ClusterArn": ""}
+    named, origin = wishes.cluster, "--cluster"
+    if not named and existing is None and pool is not None:
+        named, origin = default(pool.base_job_template, "cluster"), f"the default cluster of the work pool {pool.name}"
+    if not named:
+        if existing is not None and wishes.capacity == "spot" and existing.parameters.get("ClusterArn"):
+            _check_cluster(here, await here.ecs.cluster(existing.outputs["ClusterArn"]), "the cluster", "", capacity)
+        return {}
+    _check_region(here, named, origin)
+    found = await here.ecs.cluster(named)
+    return {"ClusterArn": _check_cluster(here, found, origin, named, capacity)}
+
+
+def _check_cluster(here: Here, found: Cluster | None, origin: str, named: str, capacity: str) -> str:
+    if found is None or found.status != _ACTIVE:
+        raise UserError(
+            f"{origin} is {named!r}, but there is no such active cluster in {here.region}, account {here.account}: "
+            "correct --cluster or --region, or give --new-cluster."
+        )
+    if capacity == "spot" and _SPOT not in found.capacity_providers:
+        raise UserError(
+            f"--capacity spot needs the capacity provider {_SPOT}, which the cluster {found.name} lacks: add it with "
+            f"`aws ecs put-cluster-capacity-providers`, or give --new-cluster."
+        )
+    return found.arn
+
+
+def _check_region(here: Here, arn: str, origin: str) -> None:
+    parts = arn.split(":")
+    if arn.startswith("arn:") and len(parts) > 3 and parts[3] != here.region:  # noqa: PLR2004 - the ARN's Region
+        raise UserError(
+            f"{origin} is in the Region {parts[3]}, but the stack is for {here.region}: give --region {parts[3]}, or "
+            "name another."
+        )
+
+
+async def _network(
+    here: Here, wishes: Wishes, existing: Stack | None, security_group: str, notes: list[str]
+) -> dict[str, str]:
+    public_ip = None if wishes.assign_public_ip is None else "ENABLED" if wishes.assign_public_ip else "DISABLED"
+    if existing is not None and not wishes.vpc_id and not wishes.subnets:
+        if wishes.security_group:
+            await _check_group(here, security_group, existing.parameters["VpcId"])
+        return {"AssignPublicIp": public_ip} if public_ip else {}
+    network = await (_given_network(here, wishes, notes) if wishes.subnets else _found_network(here, wishes.vpc_id))
+    await _check_group(here, security_group, network.vpc_id)
+    return {
+        "VpcId": network.vpc_id,
+        "Subnets": ",".join(network.subnets),
+        "AssignPublicIp": public_ip or ("ENABLED" if network.public_ip else "DISABLED"),
+    }
+
+
+async def _given_network(here: Here, wishes: Wishes, notes: list[str]) -> Network:
+    ids = [each.strip() for each in (wishes.subnets or "").split(",") if each.strip()]
+    found = await here.ec2.subnets_named(ids)
+    missing = [each for each in ids if each not in {subnet.id for subnet in found}]
+    if missing or not ids:
+        raise UserError(
+            f"--subnets names {', '.join(missing) or 'none'}, which {here.region}, account {here.account}, doesn't "
+            "have: correct it, or --region."
+        )
+    vpcs = sorted({subnet.vpc_id for subnet in found})
+    if len(vpcs) > 1 or (wishes.vpc_id and vpcs != [wishes.vpc_id]):
+        raise UserError(
+            f"--subnets names subnets of {' and '.join(vpcs)}: a worker's subnets belong to one VPC"
+            f"{f', here {wishes.vpc_id} of --vpc-id' if wishes.vpc_id else ''}."
+        )
+    out = await _ways(here, vpcs[0], found)
+    closed = [each for each in ids if out[each] is Way.NONE]
+    if closed:
+        notes.append(
+            f"No route leads from {', '.join(closed)} to the internet. The worker needs VPC endpoints there for ECS, "
+            "ECR, S3, CloudWatch Logs and Secrets Manager, and a way to the Prefect API."
+        )
+    return Network(vpcs[0], tuple(ids), public_ip=Way.PUBLIC in out.values())
+
+
+async def _found_network(here: Here, vpc_id: str | None) -> Network:
+    vpc = vpc_id or await here.ec2.default_vpc()
+    if vpc is None:
+        raise UserError(
+            f"{here.region}, account {here.account}, has no default VPC: name one with --vpc-id, or subnets with "
+            "--subnets."
+        )
+    if vpc_id and not await here.ec2.vpc_exists(vpc_id):
+        raise UserError(
+            f"--vpc-id is {vpc_id!r}, which {here.region}, account {here.account}, doesn't have: correct it, or "
+            "--region."
+        )
+    subnets = await here.ec2.subnets_in(vpc)
+    network = choose(subnets, await _ways(here, vpc, subnets))
+    if network is None:
+        raise UserError(
+            f"None of the {len(subnets)} subnets of {vpc} has a way to the internet, so a worker there reaches neither "
+            "its image nor Prefect: add a NAT gateway, or an internet gateway and its route 0.0.0.0/0, or name subnets "
+            "with --subnets."
+        )
+    return network
+
+
+async def _ways(here: Here, vpc: str, subnets: Sequence[Subnet]) -> dict[str, Way]:
+    return ways(subnets, await here.ec2.route_tables(vpc))
+
+
+async def _check_group(here: Here, group: str, vpc: str) -> None:
+    if not group:
+        return
+    found = await here.ec2.security_group_vpc(group)
+    if found is None:
+        raise UserError(
+            f"--security-group is {group!r}, which {here.region}, account {here.account}, doesn't have: correct it."
+        )
+    if found != vpc:
+        raise UserError(
+            f"The security group {group} belongs to {found}, but the worker is to live in {vpc}: give a "
+            "--security-group of that VPC."
+        )
+
+
+async def _credentials(
+    here: Here,
+    wishes: Wishes,
+    name: str,
+    before: Mapping[str, str],
+    active: Mapping[str, str],
+    asked: dict[str, str],
+) -> list[Credential]:
+    """The secrets to be seen to; their ARNs are added to `asked`, as far as they are known."""
+    found = []
+    for parameter, option, secret, arn in (
+        (API_KEY, "--prefect-api-key", wishes.prefect_api_key, wishes.prefect_api_key_secret_arn),
+        (AUTH_STRING, "--prefect-auth-string", wishes.prefect_auth_string, wishes.prefect_auth_string_secret_arn),
+    ):
+        value = secret.get_secret_value() if secret is not None else None
+        if value is not None and arn is not None:
+            raise UserError(f"{option} and {option}-secret-arn exclude each other: give one of them.")
+        if value == "":
+            raise UserError(f"{option} is empty: give the value, or leave it out.")
+        if arn is not None:
+            if arn:
+                _check_region(here, arn, f"{option}-secret-arn")
+                if await here.secrets.find(arn) is None:
+                    raise UserError(
+                        f"{option}-secret-arn is {arn!r}, but there is no such secret: correct it, or give {option}, "
+                        "for which a secret is made."
+                    )
+            continue
+        now = before.get(parameter, "")
+        if value is None:
+            if now and not credentials.is_ours(now, name, parameter):
+                continue  # somebody else's, who keeps it
+            value = active.get(parameter)
+        if value is not None:
+            credential = await credentials.plan(here.secrets, name, parameter, value)
+            found.append(credential)
+            asked[parameter] = credential.arn or expected_arn(here, credential)
+    return found
+
+
+def expected_arn(here: Here, credential: Credential) -> str:
+    """What stands for the ARN of a secret that is only made once the change has been agreed to."""
+    assert credential.step is Step.MAKE, "the others have theirs"
+    return f"arn:{here.partition}:secretsmanager:{here.region}:{here.account}:secret:{credential.name}-??????"

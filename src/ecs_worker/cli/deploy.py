@@ -44,6 +44,8 @@ _STILL_UNKNOWN = {
     "ClusterArn": "the stack's cluster",
     "ExecutionRoleArn": "the stack's execution role",
     "RunTaskRoleArn": "the stack's task role for flow runs",
+    "VpcId": "the stack's network",
+    "SubnetIds": "the stack's subnets",
 }
 
 
@@ -330,7 +332,10 @@ def _expected(plan: Plan) -> Facts:
         outputs["ClusterArn"] = values["ClusterArn"]
     elif plan.before.get("ClusterArn"):
         outputs["ClusterArn"] = _STILL_UNKNOWN["ClusterArn"]
-    outputs |= {"VpcId": values["VpcId"], "SubnetIds": values["Subnets"]}
+    if values["VpcId"]:
+        outputs |= {"VpcId": values["VpcId"], "SubnetIds": values["Subnets"]}
+    elif plan.before.get("VpcId"):
+        outputs |= {name: _STILL_UNKNOWN[name] for name in ("VpcId", "SubnetIds")}
     outputs |= {name: values[name] for name in (credentials.API_KEY, credentials.AUTH_STRING) if values[name]}
     return Facts(outputs, public_ip=values["AssignPublicIp"] == "ENABLED")
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _ACTIVE = "ACTIVE"
 _SPOT = "FARGATE_SPOT"
+_KINDS = {"public": "ENABLED", "private": "DISABLED"}  # of new networks: whether their tasks get public addresses
+_NO_NEW_NETWORK = {"NewVpc": "none", "VpcEndpoints": "false"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +238,22 @@ async def _network(
     here: Here, wishes: Wishes, existing: Stack | None, security_group: str, notes: list[str]
 ) -> dict[str, str]:
     public_ip = None if wishes.assign_public_ip is None else "ENABLED" if wishes.assign_public_ip else "DISABLED"
-    if existing is not None and not wishes.vpc_id and not wishes.subnets:
+    if wishes.new_vpc is not None:
+        return _new_network(wishes)
+    made = existing is not None and not existing.parameters["VpcId"]  # by the stack
+    stays = existing is not None and not wishes.vpc_id and not wishes.subnets
+    if wishes.vpc_endpoints and not (made and stays):
+        raise UserError(
+            "--vpc-endpoints are made in a new network only: give --new-vpc private (or public), or make them in your "
+            "network yourself."
+        )
+    if made and stays and public_ip is not None:
+        raise UserError(
+            "--assign-public-ip follows from the stack's own network: leave it out, or give another --new-vpc."
+        )
+    if existing is not None and stays:
         if wishes.security_group:
-            await _check_group(here, security_group, existing.parameters["VpcId"])
+            await _check_group(here, security_group, existing.outputs["VpcId"])
         return {"AssignPublicIp": public_ip} if public_ip else {}
     network = await (_given_network(here, wishes, notes) if wishes.subnets else _found_network(here, wishes.vpc_id))
     await _check_group(here, security_group, network.vpc_id)
@@ -246,7 +261,23 @@ async def _network(
         "VpcId": network.vpc_id,
         "Subnets": ",".join(network.subnets),
         "AssignPublicIp": public_ip or ("ENABLED" if network.public_ip else "DISABLED"),
+        **(_NO_NEW_NETWORK if made else {}),
     }
+
+
+def _new_network(wishes: Wishes) -> dict[str, str]:
+    others = {
+        "--vpc-id": wishes.vpc_id,
+        "--subnets": wishes.subnets,
+        "--security-group": wishes.security_group,
+        "--assign-public-ip": wishes.assign_public_ip,
+    }
+    excluded = [option for option, value in others.items() if value is not None]
+    if wishes.new_vpc not in _KINDS:
+        raise UserError(f"--new-vpc is {wishes.new_vpc!r}, but must be {' or '.join(_KINDS)}.")
+    if excluded:
+        raise UserError(f"--new-vpc makes a network of its own: leave out {' and '.join(excluded)}.")
+    return {"VpcId": "", "Subnets": "", "SecurityGroup": "", "AssignPublicIp": _KINDS[wishes.new_vpc]}
 
 
 async def _given_network(here: Here, wishes: Wishes, notes: list[str]) -> Network:

@@ -94,6 +94,12 @@ class Wishes(Which):
         default=None,
         description="Subnets of the worker, with commas between (default: those of the VPC with a way out).",
     )
+    new_vpc: Annotated[str | None, Gives("NewVpc")] = Field(
+        default=None, description="Make a network for the worker and its flow runs: public or private subnets."
+    )
+    vpc_endpoints: Annotated[bool | None, Option(("--vpc-endpoints/--no-vpc-endpoints",))] = Field(
+        default=None, description=_of("VpcEndpoints")
+    )
     security_group: Annotated[str | None, Gives("SecurityGroup")] = Field(
         default=None, description=_of("SecurityGroup")
     )
@@ -136,8 +142,9 @@ def given(wishes: Wishes) -> dict[str, str]:
         if fault is not None:
             raise UserError(f"{option(Wishes, name)} {fault}.")
         found[gives] = value
-    if wishes.events_queue is not None:
-        found["EventsQueue"] = str(wishes.events_queue).lower()
+    for parameter, wish in (("EventsQueue", wishes.events_queue), ("VpcEndpoints", wishes.vpc_endpoints)):
+        if wish is not None:
+            found[parameter] = str(wish).lower()
     return found
 
 

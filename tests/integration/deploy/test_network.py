@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support import stacks
+from support.command_line import Ended, ecs_worker
 from support.embedded import REGION, fresh
+from support.servers.worker import environment
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from support.embedded import Aws
+    from support.servers.prefect import Admin
 
 pytestmark = pytest.mark.anyio
 LEAST = {
@@ -126,3 +131,60 @@ async def test_a_network_is_either_given_or_made(aws: Aws, chosen: dict[str, str
         await stacks.create(aws, name, LEAST | chosen)
     with pytest.raises(aws.cloudformation.exceptions.ClientError, match="does not exist"):
         await aws.cloudformation.describe_stacks(StackName=name)
+
+
+# By the command ----------------------------------------------------------------------------------------------
+
+
+async def deploy(home: Path, aws: Aws, admin: Admin, *options: str) -> Ended:
+    env = environment(home, aws_url=aws.url)
+    return await ecs_worker(home, "deploy", *options, api_url=admin.server.url, env=env, whole=True)
+
+
+async def test_a_worker_is_deployed_into_a_new_network_and_its_runs_go_there(
+    aws: Aws, admin3: Admin, tmp_path: Path
+) -> None:
+    name = fresh("net")
+    least = ("--pool", name, "--image", stacks.IMAGE, "--desired-count", "0", "--cluster", "default")
+    new = ("--new-vpc", "public", "--vpc-endpoints")
+    shown = await deploy(tmp_path, aws, admin3, *least, *new, "--dry-run")
+    assert shown.code == 0, shown
+    for line in ("+ AWS::EC2::VPC Network", "+ AWS::EC2::VPCEndpoint LogsEndpoint", "the stack's subnets"):
+        assert line in shown.out
+    assert "NatGateway" not in shown.out
+    ended = await deploy(tmp_path, aws, admin3, *least, *new, "--yes")
+    assert ended.code == 0, ended
+    (stack,) = (await aws.cloudformation.describe_stacks(StackName=f"ecs-worker-{name}"))["Stacks"]
+    made = stacks.outputs(stack)
+    pool = await admin3.get(f"/work_pools/{name}")
+    defaults = {key: each.get("default") for key, each in pool["base_job_template"]["variables"]["properties"].items()}
+    assert (defaults["subnets"], defaults["assign_public_ip"]) == (made["SubnetIds"].split(","), True)
+    # Given again, without a word of the network, it keeps it; and its way out follows from its kind.
+    again = await deploy(tmp_path, aws, admin3, "--pool", name, "--yes")
+    assert (again.code, "already up to date" in again.out) == (0, True), again
+    refused = await deploy(tmp_path, aws, admin3, "--pool", name, "--no-assign-public-ip", "--yes")
+    assert (refused.code, "follows from the stack's own network" in refused.err) == (2, True), refused
+    await aws.cloudformation.delete_stack(StackName=stack["StackName"])
+    await aws.logs.delete_log_group(logGroupName=made["LogGroupName"])
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--new-vpc", "secret"), "--new-vpc is 'secret', but must be one of none, public, private."),
+        (("--new-vpc", "none"), "--new-vpc is 'none', but must be public or private."),
+        (
+            ("--new-vpc", "public", "--vpc-id", "vpc-1", "--security-group", "sg-1"),
+            "--new-vpc makes a network of its own: leave out --vpc-id and --security-group.",
+        ),
+        (("--vpc-endpoints",), "--vpc-endpoints are made in a new network only: give --new-vpc private (or public)"),
+    ],
+    ids=["a wrong kind", "none", "another network", "endpoints alone"],
+)
+async def test_a_wish_for_a_network_that_can_not_be_is_told(
+    aws: Aws, admin3: Admin, tmp_path: Path, options: tuple[str, ...], told: str
+) -> None:
+    ended = await deploy(tmp_path, aws, admin3, "--pool", fresh("net"), "--image", stacks.IMAGE, *options, "--yes")
+    assert (ended.code, ended.out) == (2, "")
+    assert told in ended.err
+    assert len(ended.err.splitlines()) == 1

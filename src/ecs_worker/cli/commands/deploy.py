@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import Annotated
 
 import typer
@@ -43,3 +45,43 @@ def deploy(
     from ecs_worker.cli import deploy as work
 
     work.deploy(wishes, work.How(yes=yes, dry_run=dry_run, wait=wait))
+
+
+class What(StrEnum):
+    """What a template makes."""
+
+    SERVICE = "service"
+    EVENTS = "events"
+
+
+class Form(StrEnum):
+    """How a template is written."""
+
+    YAML = "yaml"
+    JSON = "json"
+    TERRAFORM = "terraform"
+
+
+@app.command()
+def template(
+    what: Annotated[
+        What,
+        typer.Option("--type", help="The worker as a service, or only a queue of task events for --events-queue."),
+    ] = What.SERVICE,
+    form: Annotated[
+        Form, typer.Option("--format", help="CloudFormation's YAML or JSON, or a Terraform module around it.")
+    ] = Form.YAML,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIRECTORY", help="Where to write it (default: print it).", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Print the CloudFormation template of a deployed worker, or write a Terraform module around it.
+
+    So workers can be deployed by other tools, too: with the same parameters, roles and network as by this command.
+    """
+    from ecs_worker.cli import template as work
+
+    work.export(what.value, form.value, output)

@@ -23,10 +23,15 @@ class Ended:
 
 
 async def ecs_worker(
-    home: Path, *arguments: str, api_url: str | None = None, env: Mapping[str, str] | None = None, whole: bool = False
+    home: Path,
+    *arguments: str,
+    api_url: str | None = None,
+    aws_url: str | None = None,
+    env: Mapping[str, str] | None = None,
+    whole: bool = False,
 ) -> Ended:
     """`ecs-worker ARGUMENTS…`, run to its end in the directory `home`. `whole`: see servers/worker.py."""
-    given = environment(home, api_url=api_url, extra={"COLUMNS": "200", **(env or {})})
+    given = environment(home, api_url=api_url, aws_url=aws_url, extra={"COLUMNS": "200", **(env or {})})
     with TemporaryDirectory() as directory:
         out, err = Path(directory) / "out", Path(directory) / "err"
         async with command(home, list(arguments), given, log=out, errors=err, whole=whole) as process:

@@ -16,9 +16,9 @@ from ecs_worker.aws.ecs import AWS_ENDPOINT
 from ecs_worker.aws.session import Aws
 from ecs_worker.cli.pool import ecs_pool
 from ecs_worker.cli.server import prefect_api, prefect_settings
-from ecs_worker.deploy import arrival, credentials, pool, stack, trouble
+from ecs_worker.deploy import arrival, credentials, pool, stack, trouble, which
 from ecs_worker.deploy.credentials import WORDS, Step
-from ecs_worker.deploy.plan import Here, find, wanted
+from ecs_worker.deploy.plan import Here, changed, find, restored, wanted
 from ecs_worker.deploy.pool import Facts
 from ecs_worker.deploy.story import Story
 from ecs_worker.errors import AwsError, UserError
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ecs_worker.deploy.plan import Plan
     from ecs_worker.deploy.pool import Filling
     from ecs_worker.deploy.stack import Proposal
-    from ecs_worker.deploy.wishes import Where, Wishes
+    from ecs_worker.deploy.wishes import Where, Which, Wishes
     from ecs_worker.prefect_api.client import PrefectClient
     from ecs_worker.prefect_api.schemas import WorkPool
     from ecs_worker.settings import PrefectSettings
@@ -104,6 +104,22 @@ def deploy(wishes: Wishes, how: How) -> None:
     anyio.run(_deploy, wishes, how)
 
 
+def upgrade(wishes: Wishes, named: str | None, how: How) -> None:
+    """Change a stack. Raises UserError."""
+    anyio.run(_upgrade, wishes, named, how)
+
+
+def diff(wishes: Wishes, named: str | None) -> None:
+    """Show what `upgrade` would change; exits with 1 if anything. Raises UserError."""
+    if anyio.run(_upgrade, wishes, named, How(dry_run=True)):
+        raise typer.Exit(1)
+
+
+def rollback(asked: Which, named: str | None, how: How) -> None:
+    """Bring a stack back to what it was before its last change. Raises UserError."""
+    anyio.run(_rollback, asked, named, how)
+
+
 async def _deploy(wishes: Wishes, how: How) -> None:
     prefect = _prefect(wishes)
     async with at_desk(wishes, prefect) as desk:
@@ -111,7 +127,28 @@ async def _deploy(wishes: Wishes, how: How) -> None:
         pool_name = wishes.pool or (existing.parameters["PoolName"] if existing else "")
         work_pool = await _work_pool(desk.api, pool_name)
         plan = await wanted(desk.here, wishes, name, existing, work_pool, prefect)
-        await carry_out(desk, plan, work_pool, how)
+        if await carry_out(desk, plan, work_pool, how) and how.dry_run:
+            typer.echo("\nNothing was done (--dry-run).")
+
+
+async def _upgrade(wishes: Wishes, named: str | None, how: How) -> bool:
+    async with at_desk(wishes, _prefect(wishes)) as desk:
+        existing = await _meant(desk, wishes, named)
+        plan = await changed(desk.here, wishes, existing.name, existing)
+        return await carry_out(desk, plan, await _work_pool(desk.api, plan.pool), how)
+
+
+async def _rollback(asked: Which, named: str | None, how: How) -> None:
+    async with at_desk(asked, prefect_settings()) as desk:
+        existing = await _meant(desk, asked, named)
+        plan = await restored(desk.here, existing.name, existing)
+        await carry_out(desk, plan, await _work_pool(desk.api, plan.pool), how)
+
+
+async def _meant(desk: Desk, asked: Which, named: str | None) -> Stack:
+    found = await which.meant(desk.here.cloudformation, asked, named, desk.here.place)
+    stack.check_changeable(found)
+    return found
 
 
 def _prefect(wishes: Wishes) -> PrefectSettings:
@@ -133,29 +170,29 @@ async def _work_pool(api: PrefectClient, name: str) -> WorkPool | None:
 # -- from the plan to its end
 
 
-async def carry_out(desk: Desk, plan: Plan, work_pool: WorkPool | None, how: How) -> None:
-    """Show what is planned, ask, do it, and tell what came of it. Raises UserError."""
+async def carry_out(desk: Desk, plan: Plan, work_pool: WorkPool | None, how: How) -> bool:
+    """Show what is planned, ask, do it, and tell what came of it. False: there is nothing to do. Raises UserError."""
     _check_reachable(desk.here, plan)
     work = _Work(desk, how)
     async with _proposed(desk.here, plan) as proposal:
-        defaults = pool.fillings(_template(work_pool), _expected(plan), _facts(plan.existing))
+        defaults = pool.fillings(_template(work_pool), _expected(plan), facts(plan.existing))
         steps = [each for each in plan.credentials if each.step is not Step.NONE]
         if proposal is None and not steps and not defaults and work_pool is not None:
             typer.echo(f"The stack {plan.stack} of the work pool {plan.pool} is already up to date.")
-            return
+            return False
         _show(desk.here, plan, proposal, work_pool, defaults)
         if how.dry_run:
-            typer.echo("\nNothing was done (--dry-run).")
-            return
+            return True
         confirm("\nDo this?", yes=how.yes)
         if not any(each.step is Step.MAKE for each in steps):
             await work.do(plan, proposal, work_pool)
-            return
+            return True
     # The secrets that the stack is to name are made only now; then the change set names them.
     with work.telling_what_is_left():
         plan = await work.make_secrets(plan)
         async with _proposed(desk.here, plan) as proposal:
             await work.do(plan, proposal, work_pool)
+    return True
 
 
 @asynccontextmanager
@@ -214,7 +251,7 @@ class _Work:
     async def do(self, plan: Plan, proposal: Proposal | None, work_pool: WorkPool | None) -> None:
         """All of it. Raises UserError."""
         renewed = any(each.step is not Step.NONE for each in plan.credentials)
-        before = _facts(plan.existing)
+        before = facts(plan.existing)
         if renewed:
             await self.make_secrets(plan)
         if work_pool is None:
@@ -286,9 +323,9 @@ class _Work:
         """Fill the pool's defaults. What somebody has set meanwhile stays."""
         api = self._desk.api
         found = await ecs_pool(api, plan.pool)
-        facts = _facts(now)
-        assert facts is not None, "there is a stack"
-        changes = pool.fillings(found.base_job_template, facts, before)
+        given = facts(now)
+        assert given is not None, "there is a stack"
+        changes = pool.fillings(found.base_job_template, given, before)
         if changes:
             await api.update_pool(plan.pool, base_job_template=pool.filled(found.base_job_template, changes))
             names = ", ".join(each.variable for each in changes)
@@ -317,7 +354,7 @@ def _template(work_pool: WorkPool | None) -> Mapping[str, Any]:
     return (work_pool.base_job_template if work_pool is not None else {}) or default_base_job_template()
 
 
-def _facts(found: Stack | None) -> Facts | None:
+def facts(found: Stack | None) -> Facts | None:
     """What the stack gives to the pool now."""
     if found is None:
         return None
@@ -357,7 +394,7 @@ def _show(
 ) -> None:
     """The whole plan."""
     state = "new" if plan.existing is None else plan.existing.status
-    typer.echo(f"Stack {plan.stack} in {here.region}, account {here.account} ({state})")
+    typer.echo(f"Stack {plan.stack} in {here.place} ({state})")
     for name, value in plan.values.items():
         before = plan.before.get(name, "") if plan.existing else ""
         if value != before:
@@ -393,24 +430,28 @@ def show_event(event: StackEvent) -> None:
 
 def _failure(plan: Plan, now: Stack | None, events: list[StackEvent]) -> str:
     """Which resource failed, why, and what to do."""
-    sentences = []
-    for event in stack.failures(events):
-        advice = trouble.remedy(event)
-        told = f"{event.logical_id} ({event.kind}) failed: {event.reason.rstrip('.')}."
-        sentences.append(f"{told} {advice}".rstrip())
     status = now.status if now else "gone"
     if plan.existing is None:
         end = f"Nothing of it runs; `ecs-worker deploy delete {plan.stack}` removes what is left of the stack."
     else:
         end = "The stack is as it was before." if status == "UPDATE_ROLLBACK_COMPLETE" else f"It is in {status}."
     made = "made" if plan.existing is None else "changed"
-    return " ".join([f"The stack {plan.stack} could not be {made}.", *sentences, end])
+    return f"The stack {plan.stack} could not be {made}. {told_failures(events)} {end}"
+
+
+def told_failures(events: list[StackEvent]) -> str:
+    """The resources that failed, each with why, and what to do."""
+    told = [
+        f"{event.logical_id} ({event.kind}) failed: {event.reason.rstrip('.')}. {trouble.remedy(event)}".rstrip()
+        for event in stack.failures(events)
+    ]
+    return " ".join(told) or "CloudFormation doesn't say why: look at the stack's events in its console."
 
 
 def _tell_end(here: Here, plan: Plan, now: Stack) -> None:
     """What there is now, and what to do next."""
     made = now.outputs
-    typer.echo(f"\nThe worker of {plan.pool} runs in {here.region}, account {here.account}:")
+    typer.echo(f"\nThe worker of {plan.pool} runs in {here.place}:")
     for words, name in (
         ("stack", now.name),
         ("cluster", made["ClusterArn"]),

@@ -80,6 +80,11 @@ class Here:
     ec2: Ec2
     secrets: Secrets
 
+    @property
+    def place(self) -> str:
+        """It, for messages."""
+        return f"{self.region}, account {self.account}"
+
 
 async def find(here: Here, wishes: Wishes) -> tuple[str, Stack | None]:
     """The name of the stack that is meant, and the stack if there is one. Raises UserError if none is named."""
@@ -214,7 +219,7 @@ async def _cluster(
 def _check_cluster(here: Here, found: Cluster | None, origin: str, named: str, capacity: str) -> str:
     if found is None or found.status != _ACTIVE:
         raise UserError(
-            f"{origin} is {named!r}, but there is no such active cluster in {here.region}, account {here.account}: "
+            f"{origin} is {named!r}, but there is no such active cluster in {here.place}: "
             "correct --cluster or --region, or give --new-cluster."
         )
     if capacity == "spot" and _SPOT not in found.capacity_providers:
@@ -286,7 +291,7 @@ async def _given_network(here: Here, wishes: Wishes, notes: list[str]) -> Networ
     missing = [each for each in ids if each not in {subnet.id for subnet in found}]
     if missing or not ids:
         raise UserError(
-            f"--subnets names {', '.join(missing) or 'none'}, which {here.region}, account {here.account}, doesn't "
+            f"--subnets names {', '.join(missing) or 'none'}, which {here.place}, doesn't "
             "have: correct it, or --region."
         )
     vpcs = sorted({subnet.vpc_id for subnet in found})
@@ -308,15 +313,9 @@ async def _given_network(here: Here, wishes: Wishes, notes: list[str]) -> Networ
 async def _found_network(here: Here, vpc_id: str | None) -> Network:
     vpc = vpc_id or await here.ec2.default_vpc()
     if vpc is None:
-        raise UserError(
-            f"{here.region}, account {here.account}, has no default VPC: name one with --vpc-id, or subnets with "
-            "--subnets."
-        )
+        raise UserError(f"{here.place}, has no default VPC: name one with --vpc-id, or subnets with --subnets.")
     if vpc_id and not await here.ec2.vpc_exists(vpc_id):
-        raise UserError(
-            f"--vpc-id is {vpc_id!r}, which {here.region}, account {here.account}, doesn't have: correct it, or "
-            "--region."
-        )
+        raise UserError(f"--vpc-id is {vpc_id!r}, which {here.place}, doesn't have: correct it, or --region.")
     subnets = await here.ec2.subnets_in(vpc)
     network = choose(subnets, await _ways(here, vpc, subnets))
     if network is None:
@@ -337,9 +336,7 @@ async def _check_group(here: Here, group: str, vpc: str) -> None:
         return
     found = await here.ec2.security_group_vpc(group)
     if found is None:
-        raise UserError(
-            f"--security-group is {group!r}, which {here.region}, account {here.account}, doesn't have: correct it."
-        )
+        raise UserError(f"--security-group is {group!r}, which {here.place}, doesn't have: correct it.")
     if found != vpc:
         raise UserError(
             f"The security group {group} belongs to {found}, but the worker is to live in {vpc}: give a "

@@ -37,6 +37,9 @@ _BROKEN = (
     'Resource handler returned message: "Error occurred during operation'
     " 'ECS Deployment Circuit Breaker was triggered'.\" (HandlerErrorCode: GeneralServiceException)"
 )
+_IN_REVIEW = "REVIEW_IN_PROGRESS"
+_CHANGEABLE = re.compile(r"(CREATE|UPDATE|UPDATE_ROLLBACK|IMPORT)_COMPLETE|REVIEW_IN_PROGRESS")
+_NOTHING = "The submitted information didn't contain changes. Submit different information to create a change set."
 _ROLLED = {"CREATE": "ROLLBACK", "UPDATE": "UPDATE_ROLLBACK"}
 
 
@@ -108,6 +111,7 @@ class Resources(ResourceMap):  # type: ignore[misc]  # moto has no types
         """Action, logical id and type of what `update` would do. Of what hangs on a changed resource, too."""
         trial = copy.copy(self)
         trial._parsed_resources = dict(self._parsed_resources)  # noqa: SLF001 - its own class
+        trial.resolved_parameters = {}  # the stack's own stay what they are
         trial._take(template, parameters)  # noqa: SLF001 - likewise
         wanted = trial._wanted()  # noqa: SLF001 - likewise
         found: list[tuple[str, str, str]] = []
@@ -337,6 +341,15 @@ class LocalStack(Stack):  # type: ignore[misc]  # moto has no types
         made.tell = self._tell
         return made
 
+    @property
+    def parameter_list(self) -> list[dict[str, str]]:
+        """The parameters as DescribeStacks tells them, with those that have their default; moto leaves lists apart."""
+        resolved: Mapping[str, Any] = self.resource_map.resolved_parameters
+        return [
+            {"ParameterKey": name, "ParameterValue": ",".join(value) if isinstance(value, list) else str(value)}
+            for name, value in resolved.items()
+        ]
+
     def _tell(self, logical_id: str, status: str, reason: str | None) -> None:
         resource = self.resource_map._parsed_resources.get(logical_id)  # noqa: SLF001 - moto has no other way
         described = self.resource_map._resource_json_map.get(logical_id) or self.resource_map.made[logical_id]  # noqa: SLF001
@@ -491,6 +504,27 @@ class StackBackend(CloudFormationBackend):  # type: ignore[misc]  # moto has no 
             if not each.get("UsePreviousValue") or each["ParameterKey"] in instance.parameters
         }
 
+    def create_change_set(
+        self, stack_name: str, change_set_name: str, *given: Any, change_set_type: str = "UPDATE", **named: Any
+    ) -> tuple[str, str]:
+        """CreateChangeSet. A new stack may have several; one that there is can't be made again."""
+        found = next((stack for stack in self.stacks.values() if stack.name == stack_name), None)
+        if found is not None and change_set_type == "CREATE":
+            if found.status != _IN_REVIEW:
+                text = f"Stack [{stack_name}] already exists and cannot be created again with the changeSet"
+                raise ValidationError(stack_name, message=f"{text} [{change_set_name}].")
+            del self.stacks[found.stack_id]  # moto makes another one of that name
+        if found is not None and change_set_type == "UPDATE" and not _CHANGEABLE.fullmatch(found.status):
+            text = f"Stack:{found.stack_id} is in {found.status} state and can not be updated."
+            raise ValidationError(stack_name, message=text)
+        ids: tuple[str, str] = super().create_change_set(
+            stack_name, change_set_name, *given, change_set_type=change_set_type, **named
+        )
+        made = self.change_sets[ids[0]]
+        if found is not None and not made.changes and _outputs(made.template_dict) == _outputs(found.template_dict):
+            made.status, made.execution_status, made.status_reason = "FAILED", "UNAVAILABLE", _NOTHING
+        return ids
+
     def execute_change_set(self, change_set_name: str, stack_name: str | None = None) -> None:  # noqa: ARG002 - moto's
         """ExecuteChangeSet."""
         found = self.describe_change_set(change_set_name)
@@ -513,6 +547,10 @@ class StackBackend(CloudFormationBackend):  # type: ignore[misc]  # moto has no 
                     self.deleted_stacks[stack.stack_id] = self.stacks.pop(stack.stack_id)
                     for name in exports:
                         self.exports.pop(name, None)
+
+
+def _outputs(template: Mapping[str, Any]) -> Any:
+    return template.get("Outputs")
 
 
 def settle_all() -> None:

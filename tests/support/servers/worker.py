@@ -37,8 +37,11 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 _forks = multiprocessing.get_context("forkserver")
 # Imports are most of a command's start: they are done once, and each command is a fork that then runs `main`.
 _forks.set_forkserver_preload(
-    ["ecs_worker.cli.app", *(f"ecs_worker.cli.commands.{name}" for name in ("logs", "pool", "render", "start"))]
-    + [f"ecs_worker.cli.{name}" for name in ("logs", "pool", "render", "start")]
+    [
+        "ecs_worker.cli.app",
+        *(f"ecs_worker.cli.commands.{name}" for name in ("deploy", "logs", "pool", "render", "start")),
+    ]
+    + [f"ecs_worker.cli.{name}" for name in ("deploy", "logs", "pool", "render", "start")]
 )
 
 

@@ -10,10 +10,18 @@ import typer
 
 from ecs_worker.cli.commands import new_app
 from ecs_worker.cli.options import with_settings
-from ecs_worker.deploy.wishes import Wishes
+from ecs_worker.deploy.wishes import Where, Which, Wishes
 from ecs_worker.errors import UserError
 
 app = new_app(name="deploy", invoke_without_command=True, subcommand_metavar="[COMMAND]")
+
+
+class Format(StrEnum):
+    """How something is printed."""
+
+    TEXT = "text"
+    JSON = "json"
+
 
 _Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and leave nothing.")]
@@ -21,6 +29,17 @@ _Wait = Annotated[
     bool,
     typer.Option("--wait/--no-wait", help="Wait until the worker serves the pool. Else the pool gets no defaults yet."),
 ]
+
+
+_Stack = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[STACK]",
+        help="The stack (default: that of --pool; else the only one of the account in the Region).",
+        show_default=False,
+    ),
+]
+_Json = Annotated[Format, typer.Option("--format", help="How it is printed.")]
 
 
 @app.callback()
@@ -45,6 +64,90 @@ def deploy(
     from ecs_worker.cli import deploy as work
 
     work.deploy(wishes, work.How(yes=yes, dry_run=dry_run, wait=wait))
+
+
+@app.command()
+@with_settings
+def upgrade(
+    wishes: Wishes,
+    stack: _Stack = None,
+    yes: _Yes = False,
+    dry_run: _DryRun = False,
+    wait: _Wait = True,
+) -> None:
+    """Change a deployed worker: its image, or any option. All that is not given stays as it is.
+
+    The new worker takes over from the old one: flow runs that are on their way go on.
+    """
+    from ecs_worker.cli import deploy as work
+
+    work.upgrade(wishes, stack, work.How(yes=yes, dry_run=dry_run, wait=wait))
+
+
+@app.command()
+@with_settings
+def rollback(
+    which: Which,
+    stack: _Stack = None,
+    yes: _Yes = False,
+    dry_run: _DryRun = False,
+    wait: _Wait = True,
+) -> None:
+    """Bring a deployed worker back to the options that it had before its last change. Given twice, it comes back.
+
+    The values of secrets are not among them.
+    """
+    from ecs_worker.cli import deploy as work
+
+    work.rollback(which, stack, work.How(yes=yes, dry_run=dry_run, wait=wait))
+
+
+@app.command()
+@with_settings
+def diff(wishes: Wishes, stack: _Stack = None) -> None:
+    """Show what `deploy upgrade` would change with these options, and change nothing. Exit code 1 if anything."""
+    from ecs_worker.cli import deploy as work
+
+    work.diff(wishes, stack)
+
+
+@app.command()
+@with_settings
+def status(which: Which, stack: _Stack = None, form: _Json = Format.TEXT) -> None:
+    """Tell how a deployed worker is: its stack, its service and what happened to it, its image, its heartbeat."""
+    from ecs_worker.cli import deployed
+
+    deployed.status(which, stack, as_json=form is Format.JSON)
+
+
+@app.command("list")
+@with_settings
+def list_stacks(where: Where, form: _Json = Format.TEXT) -> None:
+    """List the deployed workers of the account in the Region."""
+    from ecs_worker.cli import deployed
+
+    deployed.list_stacks(where, as_json=form is Format.JSON)
+
+
+@app.command()
+@with_settings
+def delete(
+    which: Which,
+    stack: _Stack = None,
+    yes: _Yes = False,
+    force: Annotated[bool, typer.Option("--force", help="Also while flow runs of the pool are under way.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also the worker's log, and the secrets that deploy has made.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is gone.")] = True,
+) -> None:
+    """Delete a deployed worker. Its log and its secrets stay without --all; what stays is named.
+
+    The pool's defaults that are the stack's own are taken out. It is refused while flow runs of the pool are under way.
+    """
+    from ecs_worker.cli import undeploy
+
+    undeploy.delete(which, stack, undeploy.Removal(yes=yes, force=force, everything=everything, wait=wait))
 
 
 class What(StrEnum):

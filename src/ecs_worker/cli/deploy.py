@@ -399,10 +399,8 @@ def _show(
         before = plan.before.get(name, "") if plan.existing else ""
         if value != before:
             typer.echo(f"  {name}: {f'{_shown(before)} → ' if plan.existing else ''}{_shown(value)}")
-    for change in proposal.changes if proposal else ():
-        mark = _MARKS.get(change.action, "~")
-        again = " (replaced)" if change.replaces and change.action == "Modify" else ""
-        typer.echo(f"  {mark} {change.kind} {change.logical_id}{again}")
+    if proposal:
+        show_changes(proposal)
     for credential in plan.credentials:
         if credential.step is not Step.NONE:
             words = WORDS[credential.parameter]
@@ -420,6 +418,14 @@ def _show(
 def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text.replace("\n", " ") if text else "(empty)"
+
+
+def show_changes(proposal: Proposal) -> None:
+    """A line for each resource that is made, changed or deleted."""
+    for change in proposal.changes:
+        mark = _MARKS.get(change.action, "~")
+        again = " (replaced)" if change.replaces and change.action == "Modify" else ""
+        typer.echo(f"  {mark} {change.kind} {change.logical_id}{again}")
 
 
 def show_event(event: StackEvent) -> None:

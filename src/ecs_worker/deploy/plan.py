@@ -209,25 +209,31 @@ async def _cluster(
         named, origin = default(pool.base_job_template, "cluster"), f"the default cluster of the work pool {pool.name}"
     if not named:
         if existing is not None and wishes.capacity == "spot" and existing.parameters.get("ClusterArn"):
-            _check_cluster(here, await here.ecs.cluster(existing.outputs["ClusterArn"]), "the cluster", "", capacity)
+            _check_capacity(await active_cluster(here, existing.outputs["ClusterArn"], "The cluster"), capacity)
         return {}
+    found = await active_cluster(here, named, origin, ", or give --new-cluster")
+    _check_capacity(found, capacity)
+    return {"ClusterArn": found.arn}
+
+
+async def active_cluster(here: Here, named: str, origin: str, instead: str = "") -> Cluster:
+    """The cluster of that name or ARN. Raises UserError, with `origin` for where it was named, if there is none."""
     _check_region(here, named, origin)
     found = await here.ecs.cluster(named)
-    return {"ClusterArn": _check_cluster(here, found, origin, named, capacity)}
-
-
-def _check_cluster(here: Here, found: Cluster | None, origin: str, named: str, capacity: str) -> str:
     if found is None or found.status != _ACTIVE:
         raise UserError(
             f"{origin} is {named!r}, but there is no such active cluster in {here.place}: "
-            "correct --cluster or --region, or give --new-cluster."
+            f"correct --cluster or --region{instead}."
         )
-    if capacity == "spot" and _SPOT not in found.capacity_providers:
+    return found
+
+
+def _check_capacity(cluster: Cluster, capacity: str) -> None:
+    if capacity == "spot" and _SPOT not in cluster.capacity_providers:
         raise UserError(
-            f"--capacity spot needs the capacity provider {_SPOT}, which the cluster {found.name} lacks: add it with "
+            f"--capacity spot needs the capacity provider {_SPOT}, which the cluster {cluster.name} lacks: add it with "
             f"`aws ecs put-cluster-capacity-providers`, or give --new-cluster."
         )
-    return found.arn
 
 
 def _check_region(here: Here, arn: str, origin: str) -> None:

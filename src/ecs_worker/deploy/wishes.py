@@ -52,6 +52,17 @@ class Which(Where):
     )
 
 
+class EventsWishes(Which):
+    """What the stack of a queue of task events can be told."""
+
+    stack_name: str | None = Field(
+        default=None, description="Name of the CloudFormation stack (default: ecs-worker-events- and the pool's name)."
+    )
+    cluster: Annotated[str | None, Aliases(("--existing-cluster-arn", "--existing-cluster-identifier"))] = Field(
+        default=None, description="Only tasks of this cluster (name or ARN; default: of all clusters of the Region)."
+    )
+
+
 class Wishes(Which):
     """All that a stack can be told. None: what it has stays; of a new stack, the template's default."""
 

@@ -16,10 +16,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import moto.cloudformation.models
+import moto.cloudformation.urls
 from moto.cloudformation import parsing
 from moto.cloudformation.exceptions import ValidationError
 from moto.cloudformation.models import Change, ChangeSet, CloudFormationBackend, Event, Stack
 from moto.cloudformation.parsing import ResourceMap
+from moto.cloudformation.responses import CloudFormationResponse
 from moto.ec2.models import ec2_backends
 from moto.iam.models import iam_backends
 from moto.logs.models import logs_backends
@@ -553,6 +555,16 @@ def _outputs(template: Mapping[str, Any]) -> Any:
     return template.get("Outputs")
 
 
+class StackResponse(CloudFormationResponse):  # type: ignore[misc]  # moto has no types
+    """The API. A change set that changes nothing fails when it is worked out; only an update is refused at once."""
+
+    __module__ = "moto.cloudformation.responses"  # moto derives the service from it
+
+    def _validate_different_update(self, *given: Any) -> None:
+        if self._get_action() != "CreateChangeSet":
+            super()._validate_different_update(*given)
+
+
 def settle_all() -> None:
     """Let every stack notice how far its resources are: before each answer, for nobody else asks."""
     for by_region in moto.cloudformation.models.cloudformation_backends.values():
@@ -566,3 +578,4 @@ def extend() -> None:
     moto.cloudformation.models.Stack = LocalStack
     moto.cloudformation.models.ChangeSet = LocalChangeSet
     moto.cloudformation.models.cloudformation_backends.backend = StackBackend
+    moto.cloudformation.urls.url_paths["{0}/$"] = StackResponse.dispatch

@@ -10,7 +10,7 @@ import typer
 
 from ecs_worker.cli.commands import new_app
 from ecs_worker.cli.options import with_settings
-from ecs_worker.deploy.wishes import Where, Which, Wishes
+from ecs_worker.deploy.wishes import EventsWishes, Where, Which, Wishes
 from ecs_worker.errors import UserError
 
 app = new_app(name="deploy", invoke_without_command=True, subcommand_metavar="[COMMAND]")
@@ -148,6 +148,21 @@ def delete(
     from ecs_worker.cli import undeploy
 
     undeploy.delete(which, stack, undeploy.Removal(yes=yes, force=force, everything=everything, wait=wait))
+
+
+@app.command()
+@with_settings
+def events(
+    wishes: EventsWishes,
+    yes: _Yes = False,
+    dry_run: _DryRun = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is there.")] = True,
+) -> None:
+    """Make only a queue of task events, for a worker that runs elsewhere, and print what to give to --events-queue."""
+    from ecs_worker.cli import events_queue
+    from ecs_worker.cli.deploy import How
+
+    events_queue.make(wishes, How(yes=yes, dry_run=dry_run, wait=wait))
 
 
 class What(StrEnum):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ecs_worker.aws.ec2 import Ec2, Subnet
     from ecs_worker.aws.ecs import Cluster, Ecs
     from ecs_worker.aws.secrets import Secrets
+    from ecs_worker.deploy.pool import Facts
     from ecs_worker.prefect_api.schemas import WorkPool
     from ecs_worker.settings import PrefectSettings
 
@@ -34,7 +35,7 @@ class Plan:
     """What is to be done. `parameters`: those to give (None: keep), `values`: all that the stack will then have.
 
     `existing` is the stack as it is now, None for a new one; `current` its template. `notes` are sentences to be told
-    beside it.
+    beside it. `taken_over` is what another stack, whose place this one takes, has given to the pool.
     """
 
     stack: str
@@ -46,6 +47,7 @@ class Plan:
     current: str = ""
     credentials: tuple[Credential, ...] = ()
     notes: tuple[str, ...] = ()
+    taken_over: Facts | None = None
 
     @property
     def new(self) -> bool:

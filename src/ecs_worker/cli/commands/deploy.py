@@ -165,6 +165,26 @@ def events(
     events_queue.make(wishes, How(yes=yes, dry_run=dry_run, wait=wait))
 
 
+@app.command("import")
+@with_settings
+def take_over(
+    wishes: Wishes,
+    stack: Annotated[str, typer.Argument(metavar="STACK", help="The stack of prefect-aws's.", show_default=False)],
+    yes: _Yes = False,
+    dry_run: _DryRun = False,
+    wait: _Wait = True,
+) -> None:
+    """Deploy a worker with the values of one that `prefect-aws ecs-worker deploy-service` has deployed.
+
+    Shows the `ecs-worker deploy` that it amounts to. Options that are given win; --image is needed. The pool's defaults
+    that are the old stack's become the new one's. The old stack stays: delete it when its runs have ended.
+    """
+    from ecs_worker.cli import takeover
+    from ecs_worker.cli.deploy import How
+
+    takeover.take_over(wishes, stack, How(yes=yes, dry_run=dry_run, wait=wait))
+
+
 class What(StrEnum):
     """What a template makes."""
 

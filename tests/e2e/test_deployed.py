@@ -1,13 +1,16 @@
-"""The worker as the template deploys it: a service of the embedded AWS, with a real Prefect server."""
+"""The life of a deployed worker, by the commands: in the embedded AWS, with a real Prefect server."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
 from support import stacks
-from support.embedded import Aws, connected, fresh
+from support.command_line import Ended, ecs_worker
+from support.embedded import Aws, connected
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
     from support.world import World
 
 pytestmark = pytest.mark.anyio
+KEY = "pnu_correct-horse-battery"
+NEWER = stacks.IMAGE.replace(":1", ":2")
+NOT_OURS = stacks.IMAGE.replace("ecs-worker", "some-other-image")
 
 
 @pytest.fixture
@@ -25,11 +31,47 @@ async def clients(aws: str) -> AsyncIterator[Aws]:
         yield clients
 
 
-async def values_of(world: World, clients: Aws) -> dict[str, str]:
-    """The parameters for a worker of the world's pool in the world's cluster."""
-    least = await stacks.least_parameters(clients, world.pool, world.server.url)
-    (cluster,) = (await clients.ecs.describe_clusters(clusters=[world.pool]))["clusters"]
-    return least | {"ClusterArn": cluster["clusterArn"]}
+class Deploy:
+    """`ecs-worker deploy`, for the world's pool and in its cluster."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.stack = f"ecs-worker-{world.pool}"
+
+    async def __call__(self, *arguments: str) -> Ended:
+        world = self._world
+        env = {"PREFECT_API_KEY": KEY}
+        return await ecs_worker(
+            world.directory, "deploy", *arguments, api_url=world.server.url, aws_url=world.aws_url, env=env
+        )
+
+    async def well(self, *arguments: str) -> str:
+        """What it prints, when it ends well."""
+        ended = await self(*arguments)
+        assert ended.code == 0, ended
+        assert KEY not in ended.out + ended.err
+        return ended.out
+
+    async def new(self, *arguments: str) -> str:
+        place = ("--pool", self._world.pool, "--cluster", self._world.pool)
+        return await self.well(*place, "--image", stacks.IMAGE, "--option", "query-seconds=1", "--yes", *arguments)
+
+
+@pytest.fixture
+def deploy(world: World) -> Deploy:
+    return Deploy(world)
+
+
+async def the_stack(clients: Aws, name: str) -> dict[str, Any]:
+    (found,) = (await clients.cloudformation.describe_stacks(StackName=name))["Stacks"]
+    return dict(found)
+
+
+async def defaults(world: World) -> dict[str, Any]:
+    """The pool's defaults that aren't empty."""
+    template = (await world.admin.get(f"/work_pools/{world.pool}"))["base_job_template"]
+    properties = template["variables"]["properties"]
+    return {name: each["default"] for name, each in properties.items() if each.get("default") not in (None, {}, [])}
 
 
 async def workers(world: World) -> list[dict[str, Any]]:
@@ -42,103 +84,180 @@ async def service_tasks(clients: Aws, outputs: dict[str, str]) -> set[str]:
     return set((await clients.ecs.list_tasks(**place))["taskArns"])
 
 
-async def test_a_deployed_worker_runs_flows_is_changed_under_way_and_leaves_only_its_log(
-    world: World, clients: Aws
-) -> None:
-    name, values = fresh("ecs-worker"), await values_of(world, clients)
-    await stacks.create(clients, name, values)
-    made = stacks.outputs(await stacks.settles(clients, name, "CREATE_COMPLETE"))
-    assert len(await until(lambda: workers(world))) == 1
-    assert len(await role_names(clients, name)) == 3
-    run_id = await world.run("RUNNING", "COMPLETED")
+async def left(clients: Aws, stack: str) -> dict[str, list[str]]:
+    """What there is by the stack's name, by kind; other tests' stacks are beside it."""
+    roles = [role["RoleName"] for role in (await clients.iam.list_roles())["Roles"]]
+    groups = (await clients.logs.describe_log_groups(logGroupNamePrefix=stack))["logGroups"]
+    filters = (await clients.logs.describe_metric_filters(filterNamePrefix=stack))["metricFilters"]
+    secrets = (await clients.secretsmanager.list_secrets())["SecretList"]
+    security = (await clients.ec2.describe_security_groups())["SecurityGroups"]
+    found = {
+        "role": [name for name in roles if name.startswith(stack)],
+        "log": [group["logGroupName"] for group in groups],
+        "filter": [each["filterName"] for each in filters],
+        "secret": [each["Name"] for each in secrets if each["Name"].startswith(f"ecs-worker/{stack}/")],
+        "security group": [each["GroupId"] for each in security if each["GroupName"].startswith(stack)],
+    }
+    return {kind: names for kind, names in found.items() if names}
+
+
+async def test_the_life_of_a_deployed_worker(world: World, clients: Aws, deploy: Deploy) -> None:
+    before = await defaults(world)
+    told = await deploy.new()
+    assert len(await workers(world)) == 1
+    stack = await the_stack(clients, deploy.stack)
+    assert stack["StackStatus"] == "CREATE_COMPLETE"
+    made = stacks.outputs(stack)
+    for shown in (
+        "+ AWS::ECS::Service Service",
+        "CREATE_COMPLETE              Service",
+        "is ONLINE",
+        made["LogGroupName"],
+    ):
+        assert shown in told, told
+    assert KEY not in json.dumps(stack, default=str)
+
+    # A deployment that says nothing of ECS but its image.
+    now = await defaults(world)
+    assert {name: now[name] for name in now if now[name] != before.get(name)} == {
+        "cluster": made["ClusterArn"],
+        "subnets": made["SubnetIds"].split(","),
+        "assign_public_ip": True,
+        "execution_role_arn": made["ExecutionRoleArn"],
+        "task_role_arn": made["RunTaskRoleArn"],
+        "prefect_api_key_secret_arn": made["PrefectApiKeySecretArn"],
+    }
+    run_id = await world.run("RUNNING", "COMPLETED", image="example.com/flows:1")
     await world.admin.wait_for_state(run_id, "COMPLETED")
     task = await world.task_of(run_id)
     definition = (await clients.ecs.describe_task_definition(taskDefinition=task["taskDefinitionArn"]))[
         "taskDefinition"
     ]
+    (container,) = definition["containerDefinitions"]
+    assert {each["name"]: each["valueFrom"] for each in container["secrets"]} == {
+        "PREFECT_API_KEY": made["PrefectApiKeySecretArn"]
+    }
+    assert KEY not in json.dumps([task, definition], default=str)
     assert definition["executionRoleArn"] == made["ExecutionRoleArn"]
     assert task["overrides"]["taskRoleArn"] == made["RunTaskRoleArn"]
+    details = {each["name"]: each["value"] for each in task["attachments"][0]["details"]}
+    assert details["subnetId"] in made["SubnetIds"]
 
-    # Another image and another worker, while runs are on their way and new ones come.
+    # Given again it finds nothing to do.
+    assert "already up to date" in await deploy.well("--pool", world.pool, "--yes")
+    assert (await the_stack(clients, deploy.stack)) == stack
+
+    await _changed_under_way(world, clients, deploy, made)
+    shown = json.loads(await deploy.well("status", deploy.stack, "--format", "json"))
+    assert shown["service"]["image"] == NEWER
+    assert shown["service"]["running"] == 2
+    assert len(shown["workers"]) >= 2
+    told = await deploy.well("rollback", deploy.stack, "--yes")
+    assert f"{NEWER} → {stacks.IMAGE}" in told
+    assert "DesiredCount: 2 → 1" in told
+    assert f"Image {stacks.IMAGE}" in await deploy.well("status", deploy.stack)
+    third = await service_tasks(clients, made)
+    assert len(third) == 1
+
+    await _deleted(world, clients, deploy, made, third)
+    assert await defaults(world) == before
+
+
+async def _changed_under_way(world: World, clients: Aws, deploy: Deploy, made: dict[str, str]) -> None:
+    """Another image and another worker, while runs are on their way and new ones come."""
     first = await service_tasks(clients, made)
     gate = world.gate()
-    under_way = [await world.run("RUNNING", f"wait={gate}", "COMPLETED") for _ in range(4)]
+    deployment = await world.deploy("RUNNING", f"wait={gate}", "COMPLETED", job_variables={"image": "flows"})
+    under_way = await world.admin.create_runs(deployment, 10)
     for run_id in under_way:
         await world.admin.wait_for_state(run_id, "RUNNING")
-    newer = values | {"Image": stacks.IMAGE.replace(":1", ":2"), "DesiredCount": "2"}
-    await stacks.update(clients, name, newer)
-    under_way += [await world.run("RUNNING", f"wait={gate}", "COMPLETED") for _ in range(4)]
-    changed = stacks.outputs(await stacks.settles(clients, name, "UPDATE_COMPLETE"))
+    async with anyio.create_task_group() as both:
+        both.start_soon(deploy.well, "upgrade", deploy.stack, "--image", NEWER, "--desired-count", "2", "--yes")
+        under_way += await world.admin.create_runs(deployment, 10)
+    changed = stacks.outputs(await the_stack(clients, deploy.stack))
     second = await service_tasks(clients, made)
     assert len(second) == 2
     assert not first & second
     assert changed["TaskDefinitionArn"] != made["TaskDefinitionArn"]
-    old = (await clients.ecs.describe_task_definition(taskDefinition=made["TaskDefinitionArn"]))["taskDefinition"]
-    assert old["status"] == "INACTIVE"
     gate.touch()
-    for run_id in under_way:
-        await world.admin.wait_for_state(run_id, "COMPLETED")
+    await world.all_are(under_way, "COMPLETED")
     assert set((await world.launches()).values()) == {1}, "no run was launched twice"
 
-    await clients.cloudformation.delete_stack(StackName=name)
+
+async def _deleted(world: World, clients: Aws, deploy: Deploy, made: dict[str, str], tasks: set[str]) -> None:
+    gate = world.gate()
+    held = await world.run("RUNNING", f"wait={gate}", "COMPLETED")
+    await world.admin.wait_for_state(held, "RUNNING")
+    refused = await deploy("delete", "--pool", world.pool, "--yes")
+    assert refused.code == 2
+    assert held in refused.err, refused
+    assert "--force" in refused.err
+    assert await service_tasks(clients, made) == tasks, "nothing was done"
+    gate.touch()
+    await world.admin.wait_for_state(held, "COMPLETED")
+
+    told = await deploy.well("delete", "--pool", world.pool, "--yes")
+    assert f"aws logs delete-log-group --region us-east-1 --log-group-name {made['LogGroupName']}" in told
     with pytest.raises(clients.cloudformation.exceptions.ClientError, match="does not exist"):
-        await clients.cloudformation.describe_stacks(StackName=name)
+        await the_stack(clients, deploy.stack)
 
     async def ended() -> bool:
-        tasks = (await clients.ecs.describe_tasks(cluster=world.pool, tasks=list(second)))["tasks"]
-        return {each["lastStatus"] for each in tasks} == {"STOPPED"}
+        found = (await clients.ecs.describe_tasks(cluster=world.pool, tasks=list(tasks)))["tasks"]
+        return {each["lastStatus"] for each in found} == {"STOPPED"}
 
     await until(ended)
     assert not (await clients.ecs.list_services(cluster=world.pool))["serviceArns"]
-    assert not await role_names(clients, name)
-    assert not await log_filters(clients, name)
-    groups = await log_groups(clients, name)
-    assert groups == [made["LogGroupName"]], "the log outlives the stack"
-    await clients.logs.delete_log_group(logGroupName=groups[0])
+    secret = f"ecs-worker/{deploy.stack}/prefect-api-key"
+    assert await left(clients, deploy.stack) == {"log": [made["LogGroupName"]], "secret": [secret]}
+    await clients.logs.delete_log_group(logGroupName=made["LogGroupName"])
+    await clients.secretsmanager.delete_secret(SecretId=secret, ForceDeleteWithoutRecovery=True)
 
 
-async def role_names(clients: Aws, stack: str) -> list[str]:
-    """The stack's; other tests' stacks are beside it."""
-    names = [role["RoleName"] for role in (await clients.iam.list_roles())["Roles"]]
-    return [name for name in names if name.startswith(stack)]
-
-
-async def log_groups(clients: Aws, stack: str) -> list[str]:
-    found = (await clients.logs.describe_log_groups(logGroupNamePrefix=stack))["logGroups"]
-    return [group["logGroupName"] for group in found]
-
-
-async def log_filters(clients: Aws, stack: str) -> list[str]:
-    found = (await clients.logs.describe_metric_filters(filterNamePrefix=stack))["metricFilters"]
-    return [each["filterName"] for each in found]
-
-
-async def test_a_worker_that_cannot_start_rolls_the_stack_back(world: World, clients: Aws) -> None:
-    """An option that `start` doesn't know: the circuit breaker opens, and the worker of before goes on."""
-    name, values = fresh("ecs-worker"), await values_of(world, clients)
-    await stacks.create(clients, name, values)
-    made = stacks.outputs(await stacks.settles(clients, name, "CREATE_COMPLETE"))
+async def test_a_change_after_which_the_worker_cannot_start_is_told_and_undone(
+    world: World, clients: Aws, deploy: Deploy
+) -> None:
+    """The circuit breaker opens, and the worker of before goes on."""
+    await deploy.new()
+    stack = await the_stack(clients, deploy.stack)
+    made = stacks.outputs(stack)
     before = await service_tasks(clients, made)
-    await stacks.update(clients, name, values | {"ExtraOptions": "--no-such-option"})
-    back = stacks.outputs(await stacks.settles(clients, name, "UPDATE_ROLLBACK_COMPLETE"))
-    assert back == made
+    ended = await deploy("upgrade", deploy.stack, "--image", NOT_OURS, "--yes")
+    assert ended.code == 2, ended
+    assert "ended: " in ended.out, ended
+    assert "Service (AWS::ECS::Service) failed" in ended.err, ended
+    assert "Circuit Breaker" in ended.err
+    assert "correct that, and deploy again" in ended.err
+    assert "The stack is as it was before." in ended.err
+    back = await the_stack(clients, deploy.stack)
+    assert back["StackStatus"] == "UPDATE_ROLLBACK_COMPLETE"
+    assert stacks.outputs(back) == made
     assert await service_tasks(clients, made) == before
-    told = await stacks.story(clients, name)
-    assert "Service UPDATE_FAILED" in told
-    assert "ECS Deployment Circuit Breaker was triggered" in told
+    assert "has not been changed" in (await deploy("rollback", deploy.stack, "--yes")).err, (
+        "the failed change left nothing to go back to"
+    )
     run_id = await world.run("RUNNING", "COMPLETED")
     await world.admin.wait_for_state(run_id, "COMPLETED")
-    await clients.cloudformation.delete_stack(StackName=name)
+    told = await deploy.well("delete", deploy.stack, "--all", "--yes")
+    assert "is deleted for good in 7 days" in told
+    assert await left(clients, deploy.stack) == {}
 
 
-async def test_a_stack_whose_worker_never_starts_is_undone(world: World, clients: Aws) -> None:
-    name, values = fresh("ecs-worker"), await values_of(world, clients)
-    missing = "arn:aws:secretsmanager:us-east-1:123456789012:secret:prefect-api-key-AbCdEf"
-    await stacks.create(clients, name, values | {"PrefectApiKeySecretArn": missing})
-    await stacks.settles(clients, name, "ROLLBACK_COMPLETE")
-    told = await stacks.story(clients, name)
-    assert "Service CREATE_FAILED" in told
-    assert "LogGroup DELETE_COMPLETE" in told
-    assert not await role_names(clients, name)
-    assert not await log_groups(clients, name)
-    assert not (await clients.ecs.list_services(cluster=world.pool))["serviceArns"]
+async def test_a_stack_whose_worker_never_starts_is_undone_and_what_stays_is_named(
+    world: World, clients: Aws, deploy: Deploy
+) -> None:
+    new = ("--pool", world.pool, "--cluster", world.pool, "--yes")
+    ended = await deploy(*new, "--image", NOT_OURS)
+    assert ended.code == 2, ended
+    secret = f"ecs-worker/{deploy.stack}/prefect-api-key"
+    assert f"The stack {deploy.stack} could not be made. Service (AWS::ECS::Service) failed" in ended.err, ended
+    assert f"`ecs-worker deploy delete {deploy.stack}`" in ended.err
+    assert f"aws secretsmanager delete-secret --region us-east-1 --secret-id {secret}" in ended.err
+    assert await left(clients, deploy.stack) == {"secret": [secret]}
+    again = await deploy(*new, "--image", stacks.IMAGE)
+    assert again.code == 2
+    assert "ROLLBACK_COMPLETE" in again.err
+    assert f"`ecs-worker deploy delete {deploy.stack}`, then deploy again" in again.err
+    await deploy.well("delete", deploy.stack, "--yes")
+    assert "is ONLINE" in await deploy.new()
+    await deploy.well("delete", deploy.stack, "--all", "--yes")
+    assert await left(clients, deploy.stack) == {}

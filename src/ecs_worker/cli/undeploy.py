@@ -49,6 +49,8 @@ def delete(asked: Which, named: str | None, removal: Removal) -> None:
 
 
 async def _delete(asked: Which, named: str | None, removal: Removal) -> None:
+    if not (named or asked.stack_name or asked.pool):
+        raise UserError("Name the stack that is to be deleted, or its work pool with --pool.")
     async with at_aws(asked) as (aws, target, here):
         found = await which.meant(here.cloudformation, asked, named, here.place)
         if found.moving and not found.status.startswith("DELETE"):
@@ -93,11 +95,10 @@ async def _check_held(api: PrefectClient, found: Stack, pool_name: str) -> None:
     """Raise UserError if flow runs of the pool are under way."""
     held = await api.run_ids(pool=pool_name, states=_HELD)
     if held:
-        some = "One flow run" if len(held) == 1 else f"{len(held)} flow runs"
         raise UserError(
-            f"{some} of the work pool {pool_name} are under way, for example {held[0]}: wait until they have ended, "
-            f"with the pool paused, or give --force. Their tasks then go on, but until another worker of the pool "
-            f"takes them over nobody watches them. The stack {found.name} was left alone."
+            f"The work pool {pool_name} has {len(held)} flow runs under way, such as {held[0]}: pause it and wait "
+            "until they have ended, or give --force. Their tasks then go on, but nobody watches them until another worker of "
+            f"the pool takes them over. The stack {found.name} was left alone."
         )
 
 

@@ -20,7 +20,7 @@ import moto.cloudformation.urls
 from moto.cloudformation import parsing
 from moto.cloudformation.exceptions import ValidationError
 from moto.cloudformation.models import Change, ChangeSet, CloudFormationBackend, Event, Stack
-from moto.cloudformation.parsing import ResourceMap
+from moto.cloudformation.parsing import OutputMap, ResourceMap
 from moto.cloudformation.responses import CloudFormationResponse
 from moto.ec2.models import ec2_backends
 from moto.iam.models import iam_backends
@@ -448,6 +448,7 @@ class LocalStack(Stack):  # type: ignore[misc]  # moto has no types
         )
         try:
             if action == "CREATE":
+                self.output_map = OutputMap(self.resource_map, {}, self.stack_id)  # moto would make what they refer to
                 self.resource_map.delete(failed=True)
             else:
                 assert self._before is not None  # an update begins with it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -348,3 +349,18 @@ def test_the_filters_read_what_the_worker_writes() -> None:
     patterns = re.findall(r"FilterPattern: (?:\"|')(.*)(?:\"|')$", stacks.TEMPLATE, flags=re.MULTILINE)
     assert len(patterns) == 3
     assert {name for pattern in patterns for name in re.findall(r"\$\.(\w+)", pattern)} == set(_FACTS)
+
+
+@pytest.mark.anyio
+async def test_a_stack_whose_resources_are_refused_ends_with_the_reason_and_without_outputs(aws: Aws) -> None:
+    name = fresh("stack")
+    definition = {"Family": name, "ContainerDefinitions": [{"Name": "one", "Image": "an-image", "Memory": 0}]}
+    template = {
+        "Resources": {"Task": {"Type": "AWS::ECS::TaskDefinition", "Properties": definition}},
+        "Outputs": {"TaskArn": {"Value": {"Ref": "Task"}}},
+    }
+    await aws.cloudformation.create_stack(StackName=name, TemplateBody=json.dumps(template))
+    stack = await stacks.settles(aws, name, "ROLLBACK_COMPLETE")
+    assert not stack.get("Outputs")
+    assert "Task CREATE_FAILED" in await stacks.story(aws, name)
+    await aws.cloudformation.delete_stack(StackName=name)

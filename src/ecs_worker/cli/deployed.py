@@ -10,7 +10,7 @@ import anyio
 import typer
 
 from ecs_worker.cli.deploy import at_aws
-from ecs_worker.cli.server import prefect_api, prefect_settings
+from ecs_worker.cli.server import GLANCE, prefect_api, prefect_settings
 from ecs_worker.deploy import arrival, which
 from ecs_worker.errors import AwsError, UserError
 
@@ -108,7 +108,7 @@ async def _workers(pool: str) -> list[dict[str, str]] | str:
     """The pool's live workers; a sentence if Prefect can't tell."""
     try:
         settings = prefect_settings()
-        async with prefect_api(settings) as api:
+        async with prefect_api(settings, GLANCE) as api:
             return [
                 {"name": each.name, "heartbeat": _when(each.last_heartbeat_time)}
                 for each in await arrival.online(api, pool)

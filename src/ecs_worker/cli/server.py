@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 PATIENCE = 10.0  # seconds; somebody waits at a terminal
+GLANCE = 2.0  # seconds, for what can be done without the API
 
 
 def prefect_settings(**given: Any) -> PrefectSettings:
@@ -27,10 +28,10 @@ def prefect_settings(**given: Any) -> PrefectSettings:
 
 
 @asynccontextmanager
-async def prefect_api(settings: PrefectSettings) -> AsyncIterator[PrefectClient]:
-    """A client; what goes wrong within becomes a UserError of one sentence."""
+async def prefect_api(settings: PrefectSettings, patience: float = PATIENCE) -> AsyncIterator[PrefectClient]:
+    """A client; what goes wrong within becomes a UserError of one sentence. `patience`: see PrefectClient."""
     try:
-        async with PrefectClient(settings, patience_seconds=PATIENCE) as api:
+        async with PrefectClient(settings, patience_seconds=patience) as api:
             yield api
     except PrefectUnauthorized as error:
         raise UserError(

@@ -11,7 +11,7 @@ import typer
 
 from ecs_worker.aws.cloudformation import IN_REVIEW
 from ecs_worker.cli.deploy import at_aws, confirm, facts, show_event, told_failures
-from ecs_worker.cli.server import prefect_api, prefect_settings
+from ecs_worker.cli.server import GLANCE, prefect_api, prefect_settings
 from ecs_worker.deploy import credentials, pool, stack, which
 from ecs_worker.deploy.credentials import API_KEY, AUTH_STRING, RECOVERY_DAYS
 from ecs_worker.errors import AwsError, UserError
@@ -77,7 +77,7 @@ async def _prefect(removal: Removal, pool_name: str) -> AsyncIterator[PrefectCli
     """The Prefect API; None if it can't be reached, but need not."""
     try:
         settings = prefect_settings()
-        async with prefect_api(settings) as api:
+        async with prefect_api(settings, GLANCE) as api:
             await api.read_pool(pool_name)
     except UserError as error:
         if not removal.force:
@@ -97,8 +97,8 @@ async def _check_held(api: PrefectClient, found: Stack, pool_name: str) -> None:
     if held:
         raise UserError(
             f"The work pool {pool_name} has {len(held)} flow runs under way, such as {held[0]}: pause it and wait "
-            "until they have ended, or give --force. Their tasks then go on, but nobody watches them until another worker of "
-            f"the pool takes them over. The stack {found.name} was left alone."
+            "until they have ended, or give --force. Their tasks then go on, but nobody watches them until another "
+            f"worker of the pool takes them over. The stack {found.name} was left alone."
         )
 
 

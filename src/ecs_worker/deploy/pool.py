@@ -22,7 +22,7 @@ _SINGLE = {
 }
 # They say together where tasks run: who has set one has decided for all.
 _NETWORK = ("subnets", "assign_public_ip", "network_configuration", "vpc_id", "inherit_network")
-_EMPTY: tuple[Any, ...] = (None, "", [], {}, False)
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -273,6 +273,9 @@ def _injected(injected: Injected) -> web.Response:
     status = 429 if injected.what is What.THROTTLE else 503
     headers = {} if rule.retry_after is None else {"Retry-After": f"{rule.retry_after:g}"}
     text = rule.message or "The server can't answer now."
+    if rule.code:  # an error of AWS's query protocol
+        error = f"<ErrorResponse><Error><Code>{rule.code}</Code><Message>{text}</Message></Error></ErrorResponse>"
+        return web.Response(text=error, content_type="text/xml", status=rule.status or status)
     return web.json_response({"exception_message": text}, status=rule.status or status, headers=headers)
 
 

@@ -17,7 +17,7 @@ from ecs_worker.iam.rights import ECS, ECS_TASKS
 if TYPE_CHECKING:
     from ecs_worker.iam.rights import Scope
 
-STACKS = "ecs-worker-*"
+STACKS = ("ecs-worker-*",)
 """The stacks of `ecs-worker deploy`, unless they are given other names."""
 
 _Conditions = dict[str, dict[str, list[str]]]
@@ -26,15 +26,24 @@ _VIA: _Conditions = {"StringEquals": {"aws:CalledViaFirst": ["cloudformation.ama
 
 @dataclass(frozen=True, slots=True)
 class DeployerNeeds:
-    """Where a deployer works, and the names of its stacks (a pattern, or one name)."""
+    """Where a deployer works, and the names of its stacks (or patterns of them)."""
 
     scope: Scope
-    stacks: str = STACKS
+    stacks: tuple[str, ...] = STACKS
+
+    def named(self, service: str, resource: str) -> list[str]:
+        """The ARNs of what is called as the stacks are: `{}` in `resource`."""
+        return [self.scope.arn(service, resource.format(stack)) for stack in self.stacks]
+
+    def made(self, service: str, resource: str = "{}") -> list[str]:
+        """The ARNs of what CloudFormation names: by the stack's name, the resource's, and some letters."""
+        names = [stack if stack.endswith("*") else f"{stack}-*" for stack in self.stacks]
+        return [self.scope.arn(service, resource.format(name)) for name in names]
 
     @property
-    def made(self) -> str:
-        """What CloudFormation names in the stacks: the stack's name, the resource's, and some letters."""
-        return self.stacks if self.stacks.endswith("*") else f"{self.stacks}-*"
+    def roles(self) -> list[str]:
+        """The stacks' roles."""
+        return [self.scope.role(arn.rpartition(":")[2]) for arn in self.made("iam")]
 
 
 def deployer(needs: DeployerNeeds) -> list[Statement]:
@@ -49,8 +58,7 @@ def deploying(needs: DeployerNeeds) -> list[Statement]:
 
 def _commands(needs: DeployerNeeds) -> list[Statement]:
     """What the commands ask for themselves."""
-    scope, stacks = needs.scope, needs.stacks
-    groups = scope.arn("logs", f"log-group:{needs.made}")
+    scope = needs.scope
     return [
         allow(
             "ChangeStacks",
@@ -64,7 +72,8 @@ def _commands(needs: DeployerNeeds) -> list[Statement]:
                 "cloudformation:DeleteStack",
                 "cloudformation:TagResource",
             ),
-            scope.arn("cloudformation", f"stack/{stacks}/*"),
+            # Where a change set is named by its ARN, that one is checked; they are all called alike.
+            [*needs.named("cloudformation", "stack/{}/*"), scope.arn("cloudformation", "changeSet/ecs-worker-*/*")],
         ),
         allow("FindStacks", "cloudformation:DescribeStacks", "*"),  # of a stack that is not there, or of all
         allow(
@@ -78,8 +87,10 @@ def _commands(needs: DeployerNeeds) -> list[Statement]:
                 "secretsmanager:DeleteSecret",
                 "secretsmanager:TagResource",
             ),
-            scope.arn("secretsmanager", f"secret:ecs-worker/{stacks}/*"),
+            needs.named("secretsmanager", "secret:ecs-worker/{}/*"),
         ),
+        # Those that are named in the options.
+        allow("FindOtherSecrets", "secretsmanager:DescribeSecret", scope.arn("secretsmanager", "secret:*")),
         allow(
             "FindTheNetwork",
             (
@@ -96,19 +107,17 @@ def _commands(needs: DeployerNeeds) -> list[Statement]:
         allow(
             "LookAfterTheService",
             ("ecs:DescribeServices", "ecs:UpdateService"),
-            scope.arn("ecs", f"service/*/{needs.made}"),
+            needs.made("ecs", "service/*/{}"),
         ),
-        allow("FindItsTasks", "ecs:ListTasks", "*"),
+        allow("FindItsTasks", ("ecs:ListTasks", "ecs:DescribeTaskDefinition"), "*"),
         allow("ReadItsTasks", "ecs:DescribeTasks", scope.arn("ecs", "task/*")),
-        allow("ReadAndDeleteItsLog", ("logs:FilterLogEvents", "logs:DeleteLogGroup"), (groups, f"{groups}:*")),
+        allow("ReadAndDeleteItsLog", ("logs:GetLogEvents", "logs:DeleteLogGroup"), _logs(needs)),
     ]
 
 
 def _resources(needs: DeployerNeeds) -> list[Statement]:
     """What CloudFormation does for a worker's stack."""
-    scope, made = needs.scope, needs.made
-    groups = scope.arn("logs", f"log-group:{made}")
-    roles = scope.role(made)
+    scope = needs.scope
     return [
         allow(
             "MakeRoles",
@@ -127,19 +136,18 @@ def _resources(needs: DeployerNeeds) -> list[Statement]:
                 "iam:TagRole",
                 "iam:UntagRole",
             ),
-            roles,
+            needs.roles,
             _VIA,
         ),
-        allow("GiveTheWorkerItsRoles", "iam:PassRole", roles, _with({"iam:PassedToService": [ECS_TASKS]})),
+        allow("GiveTheWorkerItsRoles", "iam:PassRole", needs.roles, _with({"iam:PassedToService": [ECS_TASKS]})),
         allow(
             "MakeTheRoleOfEcsItself",
             "iam:CreateServiceLinkedRole",
             scope.role(f"aws-service-role/{ECS}/AWSServiceRoleForECS"),
             {"StringEquals": {"iam:AWSServiceName": [ECS]}},
         ),
-        # These two know no resources.
-        allow("MakeClusters", "ecs:CreateCluster", "*", _VIA),
-        allow("DefineTheWorker", ("ecs:DescribeTaskDefinition", "ecs:DeregisterTaskDefinition"), "*", _VIA),
+        # They know no resources.
+        allow("MakeClustersAndDeregister", ("ecs:CreateCluster", "ecs:DeregisterTaskDefinition"), "*", _VIA),
         allow(
             "RunTheWorker",
             (
@@ -155,12 +163,12 @@ def _resources(needs: DeployerNeeds) -> list[Statement]:
                 "ecs:UntagResource",
                 "ecs:ListTagsForResource",
             ),
-            (
-                scope.arn("ecs", f"cluster/{made}"),
-                scope.definition(needs.stacks),
-                scope.arn("ecs", f"service/*/{made}"),
-                scope.arn("ecs", f"service-deployment/*/{made}/*"),
-            ),
+            [
+                *needs.made("ecs", "cluster/{}"),
+                *needs.named("ecs", "task-definition/{}:*"),
+                *needs.made("ecs", "service/*/{}"),
+                *needs.made("ecs", "service-deployment/*/{}/*"),
+            ],
             _VIA,
         ),
         allow(
@@ -198,7 +206,7 @@ def _resources(needs: DeployerNeeds) -> list[Statement]:
                 "logs:UntagResource",
                 "logs:ListTagsForResource",
             ),
-            (groups, f"{groups}:*"),
+            _logs(needs),
             _VIA,
         ),
         # Asked for by a prefix of the name, which isn't checked against one group.
@@ -208,7 +216,6 @@ def _resources(needs: DeployerNeeds) -> list[Statement]:
 
 def optional(needs: DeployerNeeds) -> list[Statement]:
     """For `--alarms`, `--events-queue`, `deploy events` and `--new-vpc`."""
-    scope, made = needs.scope, needs.made
     return [
         allow(
             "MakeAlarms",
@@ -220,7 +227,7 @@ def optional(needs: DeployerNeeds) -> list[Statement]:
                 "cloudwatch:UntagResource",
                 "cloudwatch:ListTagsForResource",
             ),
-            scope.arn("cloudwatch", f"alarm:{made}"),
+            needs.made("cloudwatch", "alarm:{}"),
             _VIA,
         ),
         allow(
@@ -235,7 +242,7 @@ def optional(needs: DeployerNeeds) -> list[Statement]:
                 "sqs:UntagQueue",
                 "sqs:ListQueueTags",
             ),
-            scope.arn("sqs", made),
+            needs.made("sqs"),
             _VIA,
         ),
         allow(
@@ -251,10 +258,10 @@ def optional(needs: DeployerNeeds) -> list[Statement]:
                 "events:UntagResource",
                 "events:ListTagsForResource",
             ),
-            scope.arn("events", f"rule/{made}"),
+            needs.made("events", "rule/{}"),
             _VIA,
         ),
-        *_networks(scope),
+        *_networks(needs.scope),
     ]
 
 
@@ -323,6 +330,11 @@ def _networks(scope: Scope) -> list[Statement]:
         # The private names of interface endpoints.
         allow("NameEndpoints", "route53:AssociateVPCWithHostedZone", "*", _VIA),
     ]
+
+
+def _logs(needs: DeployerNeeds) -> list[str]:
+    """Some actions are checked against the log group, some against its streams."""
+    return needs.made("logs", "log-group:{}") + needs.made("logs", "log-group:{}:*")
 
 
 def _with(more: dict[str, list[str]]) -> _Conditions:

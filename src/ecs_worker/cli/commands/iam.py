@@ -15,10 +15,11 @@ app = new_app(name="iam", help="The AWS rights that a work pool needs.", no_args
 
 
 class Whose(StrEnum):
-    """Whose rights: the worker's, or those with which ECS starts the tasks."""
+    """Whose rights: the worker's, those with which ECS starts the tasks, or those of whoever deploys workers."""
 
     WORKER = "worker"
     EXECUTION = "execution"
+    DEPLOYER = "deployer"
 
 
 class Format(StrEnum):
@@ -42,7 +43,9 @@ _Queue = Annotated[
 @app.command()
 @with_settings
 def policy(
-    whose: Annotated[Whose, typer.Argument(metavar="worker|execution", help="Whose rights.", show_default=False)],
+    whose: Annotated[
+        Whose, typer.Argument(metavar="worker|execution|deployer", help="Whose rights.", show_default=False)
+    ],
     pool: _Pool = None,
     form: Annotated[Format, typer.Option("--format", help="How the policy is written.")] = Format.JSON,
     role: Annotated[
@@ -63,6 +66,8 @@ def policy(
     They are read from Prefect: the pool, its defaults, its deployments' job variables. Of AWS only the account's
     number and the task definitions that jobs reuse are asked for, where they can't be told otherwise. Give the worker's
     own options, too. Without --pool: the general policies of iam/, for names to fill in.
+
+    `deployer`: for `ecs-worker deploy` in all its forms, of which Prefect needn't be asked.
     """
     from ecs_worker.cli import iam as work
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -74,27 +73,6 @@ def test_the_task_definition_starts_the_worker_as_it_can_be_started() -> None:
     assert container["healthCheck"]["command"] == ["CMD", "ecs-worker", "health"]
 
 
-def test_the_service_is_created_of_that_task_definition_by_a_valid_request() -> None:
-    script = TOP / "examples" / "create-service.sh"
-    subprocess.run(["/bin/sh", "-n", str(script)], check=True)
-    text = script.read_text(encoding="utf-8").replace("\\\n", " ")
-    (line,) = [line for line in text.splitlines() if line.startswith("aws ecs create-service")]
-    words = shlex.split(line)[3:]
-    request: dict[str, Any] = {camel(option): value for option, value in zip(words[::2], words[1::2], strict=True)}
-    request["desiredCount"] = int(request["desiredCount"])
-    network = request["networkConfiguration"]
-    assert network.startswith("awsvpcConfiguration={subnets=[subnet-")
-    request["networkConfiguration"] = {"awsvpcConfiguration": {"subnets": ["subnet-1"], "assignPublicIp": "ENABLED"}}
-    assert_valid("CreateService", request)
-    assert request["taskDefinition"] == read("examples/task-definition.json")["family"]
-    assert "register-task-definition --cli-input-json file://task-definition.json" in text
-
-
-def camel(option: str) -> str:
-    first, *rest = option.removeprefix("--").split("-")
-    return first + "".join(word.title() for word in rest)
-
-
 def test_the_deployment_names_a_flow_and_only_known_job_variables() -> None:
     project = yaml.safe_load((TOP / "examples" / "prefect.yaml").read_text(encoding="utf-8"))
     known = default_base_job_template()["variables"]["properties"]
@@ -127,6 +105,19 @@ def test_the_roles_of_the_examples_are_those_the_worker_may_pass() -> None:
     variables = project["deployments"][0]["work_pool"]["job_variables"]
     (passing,) = [s for s in read("iam/worker-policy.json")["Statement"] if s["Action"] == "iam:PassRole"]
     assert {variables["task_role_arn"], variables["execution_role_arn"]} == set(passing["Resource"])
+
+
+def test_the_examples_keep_the_api_key_in_a_secret_that_both_execution_roles_read() -> None:
+    project = yaml.safe_load((TOP / "examples" / "prefect.yaml").read_text(encoding="utf-8"))
+    variables = project["deployments"][0]["work_pool"]["job_variables"]
+    assert "PREFECT_API_KEY" not in json.dumps(variables)
+    (container,) = read("examples/task-definition.json")["containerDefinitions"]
+    secrets = {each["name"]: each["valueFrom"] for each in container["secrets"]}
+    assert variables["prefect_api_key_secret_arn"] == secrets["PREFECT_API_KEY"]
+    (reading,) = [s for s in read("iam/secret-policy.json")["Statement"] if s["Sid"] == "ReadSecretsManager"]
+    stem, _, name = reading["Resource"].partition(":secret:")
+    assert stem == "arn:aws:secretsmanager:*:123456789012"
+    assert secrets["PREFECT_API_KEY"].partition(":secret:")[2].startswith(name.rstrip("*"))
 
 
 def test_policies_are_what_iam_knows(tmp_path: Path) -> None:

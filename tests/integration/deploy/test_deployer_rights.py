@@ -210,6 +210,21 @@ async def test_a_pools_deployer_has_the_stacks_of_that_pool_only(aws: Aws, tmp_p
     assert allowed(general(), Request("cloudformation:DeleteStack", other))
 
 
+async def test_a_role_is_compared_with_what_a_deployer_needs(aws: Aws, tmp_path: Path) -> None:
+    own, name = await policy(tmp_path, aws, "--pool", "mine"), fresh("deployer")
+    await aws.iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}")
+    env = environment(tmp_path, aws_url=aws.url)
+    words = ("iam", "diff", name, "--as", "deployer", "--pool", "mine")
+    lacking = await ecs_worker(tmp_path, *words, env=env)
+    assert lacking.code == 1
+    assert "missing: cloudformation:CreateChangeSet on " in lacking.out
+    await aws.iam.put_role_policy(RoleName=name, PolicyName="deploy", PolicyDocument=json.dumps(own))
+    same = await ecs_worker(tmp_path, *words, env=env)
+    assert (same.code, same.out) == (0, ""), same
+    await aws.iam.delete_role_policy(RoleName=name, PolicyName="deploy")
+    await aws.iam.delete_role(RoleName=name)
+
+
 async def test_options_of_other_policies_are_refused(aws: Aws, tmp_path: Path) -> None:
     env = environment(tmp_path, aws_url=aws.url)
     ended = await ecs_worker(tmp_path, "iam", "policy", "deployer", "--pool", "p", "--events-queue", "q", env=env)

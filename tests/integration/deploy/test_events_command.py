@@ -56,6 +56,10 @@ async def test_a_queue_is_made_changed_and_named(aws: Aws, tmp_path: Path) -> No
     # It is no deployed worker.
     listed = await ecs_worker(tmp_path, "deploy", "list", env=environment(tmp_path, aws_url=aws.url), whole=True)
     assert (listed.code, name in listed.out) == (0, False), listed
+    env = environment(tmp_path, aws_url=aws.url)
+    deleted = await ecs_worker(tmp_path, "deploy", "delete", name, "--yes", env=env, whole=True)
+    assert (deleted.code, deleted.out) == (2, "")
+    assert f"To remove it: aws cloudformation delete-stack --stack-name {name}" in deleted.err
     await aws.cloudformation.delete_stack(StackName=name)
 
 

@@ -1,4 +1,4 @@
-"""Writes options.md from `WorkerSettings`: `make docs`. A test holds the two together."""
+"""Writes options.md from `WorkerSettings` and `Wishes`: `make docs`. A test holds them together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ecs_worker.cli.app import command
-from ecs_worker.settings import WorkerSettings, meaning, prefect_variable
+from ecs_worker.deploy.wishes import Wishes
+from ecs_worker.settings import WorkerSettings, aliases, meaning, prefect_variable, spellings
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -17,10 +18,33 @@ HEAD = """# Options of `ecs-worker start`
 Every option is an environment variable too; some settings are variables only. Written by `make docs`.
 
 """
+DEPLOY = """
+## Options of `ecs-worker deploy`
+
+`deploy upgrade` and `deploy diff` take them, too. The other column has prefect-aws's names, which work as well.
+
+| Option | prefect-aws's | Meaning |
+|---|---|---|
+"""
 
 
 def page() -> str:
-    """The whole page: each setting with its option (if `ecs-worker start` has one), its variable and its default."""
+    """The whole page."""
+    return _of_start() + DEPLOY + _of_deploy()
+
+
+def _of_deploy() -> str:
+    rows = []
+    for name in Wishes.model_fields:
+        ours = ", ".join(f"`{flag}`" for flag in "/".join(spellings(Wishes, name)).split("/"))
+        theirs = ", ".join(f"`{flag}`" for flag in aliases(Wishes, name))
+        text = meaning(Wishes, name).replace("|", "\\|")
+        rows.append(f"| {ours} | {theirs} | {text} |\n")
+    return "".join(rows)
+
+
+def _of_start() -> str:
+    """Each setting with its option (if `ecs-worker start` has one), its variable and its default."""
     flags = _flags()
     rows = ["| Option | Variable | Meaning |", "|---|---|---|"]
     for name, field in WorkerSettings.model_fields.items():

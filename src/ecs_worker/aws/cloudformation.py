@@ -71,15 +71,21 @@ class ChangeSet:
 
 @dataclass(frozen=True, slots=True)
 class StackEvent:
-    """One step of a stack's change. An event of the stack itself has the stack's id as `physical_id`."""
+    """One step of a stack's change."""
 
     id: str
+    stack_id: str
     at: datetime
     logical_id: str
     physical_id: str
     kind: str
     status: str
     reason: str
+
+    @property
+    def of_stack(self) -> bool:
+        """Whether it tells of the stack itself. A nested stack is a resource of it."""
+        return self.kind == "AWS::CloudFormation::Stack" and self.physical_id == self.stack_id
 
 
 class CloudFormation(Service):
@@ -170,6 +176,12 @@ class CloudFormation(Service):
         """Begin to delete the stack. One that doesn't exist is deleted already."""
         await self._call("DeleteStack", StackName=stack)
 
+    async def newest_event(self, stack: str) -> str | None:
+        """The id of the stack's newest event."""
+        answer = await self._call("DescribeStackEvents", StackName=stack)
+        with usable("DescribeStackEvents"):
+            return next((str(each["EventId"]) for each in answer["StackEvents"]), None)
+
     async def events(self, stack: str, after: str | None = None) -> list[StackEvent]:
         """The stack's events after the one with that id (None: all), oldest first."""
         found: list[StackEvent] = []
@@ -209,6 +221,7 @@ def _change(raw: Mapping[str, Any]) -> Change:
 def _event(raw: Mapping[str, Any]) -> StackEvent:
     return StackEvent(
         id=str(raw["EventId"]),
+        stack_id=str(raw["StackId"]),
         at=raw["Timestamp"],
         logical_id=str(raw["LogicalResourceId"]),
         physical_id=str(raw.get("PhysicalResourceId") or ""),

@@ -185,7 +185,8 @@ async def carry_out(desk: Desk, plan: Plan, work_pool: WorkPool | None, how: How
             return True
         confirm("\nDo this?", yes=how.yes)
         if not any(each.step is Step.MAKE for each in steps):
-            await work.do(plan, proposal, work_pool)
+            with work.telling_what_is_left():
+                await work.do(plan, proposal, work_pool)
             return True
     # The secrets that the stack is to name are made only now; then the change set names them.
     with work.telling_what_is_left():
@@ -236,7 +237,9 @@ class _Work:
             arn = await credentials.ensure(self._here.secrets, plan.stack, plan.pool, credential)
             arns[credential.parameter] = arn
             typer.echo(f"{_SECRET_DONE[credential.step]} the secret {credential.name}.")
-            if credential.step is Step.MAKE:
+            if credential.step is Step.REPLACE:
+                self._made.append(f"the new value of the secret {credential.name}, which new tasks take up.")
+            else:
                 self._made.append(
                     f"the secret {credential.name}, which the next deploy takes up. To remove it: "
                     f"aws secretsmanager delete-secret --region {self._here.region} --secret-id {credential.name}"
@@ -257,6 +260,7 @@ class _Work:
         if work_pool is None:
             work_pool = await self._desk.api.create_pool(plan.pool, default_base_job_template())
             typer.echo(f"Created the work pool {plan.pool}.")
+            self._made.append(f"the work pool {plan.pool}. To remove it: prefect work-pool delete {plan.pool}")
         living = {worker.name for worker in await arrival.online(self._desk.api, plan.pool)}
         story = Story(
             self._here.ecs,
@@ -282,7 +286,7 @@ class _Work:
     async def _change(self, plan: Plan, proposal: Proposal, story: Story) -> Stack | None:
         """Execute the change set, and tell its events. None: nobody waits for its end. Raises UserError if it fails."""
         cloudformation = self._here.cloudformation
-        after = await stack.last_event(cloudformation, plan.stack)
+        after = await cloudformation.newest_event(plan.stack)
         await stack.execute(cloudformation, proposal)
         if not self._how.wait:
             typer.echo(
@@ -295,7 +299,8 @@ class _Work:
             story.hear(event)
             show_event(event)
 
-        now, events = await stack.follow(cloudformation, plan.stack, after, tell, story.look)
+        with _going_on(plan.stack):
+            now, events = await stack.follow(cloudformation, plan.stack, after, tell, story.look)
         if now is not None and now.status in {"CREATE_COMPLETE", "UPDATE_COMPLETE"}:
             return now
         raise UserError(_failure(plan, now, events))
@@ -330,6 +335,18 @@ class _Work:
             await api.update_pool(plan.pool, base_job_template=pool.filled(found.base_job_template, changes))
             names = ", ".join(each.variable for each in changes)
             typer.echo(f"Set the defaults of the work pool {plan.pool}: {names}.")
+
+
+@contextmanager
+def _going_on(name: str) -> Iterator[None]:
+    """Whoever goes away meanwhile is told that AWS doesn't."""
+    try:
+        yield
+    except anyio.get_cancelled_exc_class():
+        typer.echo(
+            f"AWS goes on with the stack {name}: `ecs-worker deploy status {name}` tells how far it is.", err=True
+        )
+        raise
 
 
 _SECRET_DONE = {Step.MAKE: "Made", Step.REPLACE: "Gave a new value to", Step.RESTORE: "Brought back"}
@@ -462,7 +479,8 @@ def told_failures(events: list[StackEvent]) -> str:
 def _tell_end(here: Here, plan: Plan, now: Stack) -> None:
     """What there is now, and what to do next."""
     made = now.outputs
-    typer.echo(f"\nThe worker of {plan.pool} runs in {here.place}:")
+    runs = "runs" if plan.values["DesiredCount"] != "0" else "is deployed, but none runs (--desired-count 0),"
+    typer.echo(f"\nThe worker of {plan.pool} {runs} in {here.place}:")
     for words, name in (
         ("stack", now.name),
         ("cluster", made["ClusterArn"]),

@@ -59,6 +59,8 @@ def _options(settings: type[BaseModel]) -> list[inspect.Parameter]:
     """
     options = []
     for name, field in settings.model_fields.items():
+        if others := aliases(settings, name):
+            options.append(_parameter(name + _ALIAS, field.annotation, typer.Option(*others, hidden=True)))
         if not (spelled := spellings(settings, name)):
             continue
         text = meaning(settings, name)
@@ -68,8 +70,6 @@ def _options(settings: type[BaseModel]) -> list[inspect.Parameter]:
             text += f" [env var: {', else '.join(variables)}]"
         told = typer.Option(*spelled, help=text, show_default=False)
         options.append(_parameter(name, field.annotation, told))
-        if others := aliases(settings, name):
-            options.append(_parameter(name + _ALIAS, field.annotation, typer.Option(*others, hidden=True)))
     return options
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import anyio
 import typer
 
-from ecs_worker.aws.cloudformation import IN_REVIEW
 from ecs_worker.cli.deploy import at_aws, confirm, facts, show_event, told_failures
 from ecs_worker.cli.server import GLANCE, prefect_api, prefect_settings
 from ecs_worker.deploy import credentials, pool, stack, which
@@ -145,7 +144,7 @@ def _show(found: Stack, here: Here, changes: list[Filling], secrets: list[str], 
 
 async def _delete_stack(here: Here, found: Stack, removal: Removal) -> None:
     cloudformation = here.cloudformation
-    after = await stack.last_event(cloudformation, found.id)
+    after = await cloudformation.newest_event(found.id)
     await cloudformation.delete_stack(found.id)
     if not removal.wait:
         typer.echo(
@@ -159,7 +158,7 @@ async def _delete_stack(here: Here, found: Stack, removal: Removal) -> None:
         pass
 
     left, events = await stack.follow(cloudformation, found.id, after, show_event, nothing)
-    if left is not None and left.status != IN_REVIEW:
+    if left is not None:
         raise UserError(
             f"The stack {found.name} could not be deleted and is in {left.status}. {told_failures(events)} Then give "
             "the command again."

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ecs_worker.deploy import credentials, template
+from ecs_worker.deploy.asked import check_size, extra_options, given, without_effect
 from ecs_worker.deploy.credentials import API_KEY, AUTH_STRING, Credential, Step
 from ecs_worker.deploy.network import Network, Way, choose, ways
 from ecs_worker.deploy.pool import default
 from ecs_worker.deploy.stack import check_changeable, ours, stack_name
-from ecs_worker.deploy.wishes import Wishes, check_size, extra_options, given
 from ecs_worker.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ecs_worker.aws.ecs import Cluster, Ecs
     from ecs_worker.aws.secrets import Secrets
     from ecs_worker.deploy.pool import Facts
+    from ecs_worker.deploy.wishes import Wishes
     from ecs_worker.prefect_api.schemas import WorkPool
     from ecs_worker.settings import PrefectSettings
 
@@ -173,7 +174,9 @@ async def _plan(
         fault = template.parameters()[parameter].fault(asked[parameter]) if parameter in asked else None
         if fault is not None:
             raise UserError(f"The {'work pool' if parameter == 'PoolName' else 'Prefect API URL'} {fault}.")
-    notes: list[str] = []
+    for parameter, option in (("AlarmsTopicArn", "--alarms"), ("SecretsKeyArn", "--secrets-key-arn")):
+        _check_region(here, asked.get(parameter, ""), option)
+    notes = without_effect(wishes)
     asked |= await _cluster(here, wishes, existing, work_pool, {**before, **asked}.get("Capacity", ""))
     asked |= await _network(here, wishes, existing, {**before, **asked}.get("SecurityGroup", ""), notes)
     kept = await _credentials(here, wishes, name, before, active, asked)

@@ -165,12 +165,6 @@ async def _drop(cloudformation: CloudFormation, proposal: Proposal) -> None:
             await cloudformation.delete_stack(stack.id)
 
 
-async def last_event(cloudformation: CloudFormation, stack: str) -> str | None:
-    """The id of the stack's newest event: what comes later belongs to the next change."""
-    events = await cloudformation.events(stack)
-    return events[-1].id if events else None
-
-
 async def follow(
     cloudformation: CloudFormation,
     stack_id: str,
@@ -180,7 +174,8 @@ async def follow(
 ) -> tuple[Stack | None, list[StackEvent]]:
     """Tell the stack's events until its change has ended: the stack (None: it is gone) and all the events.
 
-    `look` is called at each look. Raises UserError after an hour; AWS goes on.
+    `look` is called at each look. The end is what the stack's own last event says: its status may be that of before
+    for a moment. Raises UserError after an hour; AWS goes on.
     """
     told: list[StackEvent] = []
     pause = looks()
@@ -193,7 +188,8 @@ async def follow(
                     told.append(event)
                     tell(event)
                 await look()
-                if stack is None or not (stack.moving or stack.status == IN_REVIEW):
+                own = next((event.status for event in reversed(told) if event.of_stack), "")
+                if stack is None or (own == stack.status and not stack.moving and own != IN_REVIEW):
                     return stack, told
                 await pause()
     except TimeoutError:
@@ -205,9 +201,7 @@ async def follow(
 
 def failures(events: list[StackEvent]) -> list[StackEvent]:
     """The events that say which resource failed first, without those that were only broken off with it."""
-    failed = [
-        event for event in events if event.status.endswith("_FAILED") and event.kind != "AWS::CloudFormation::Stack"
-    ]
+    failed = [event for event in events if event.status.endswith("_FAILED") and not event.of_stack]
     own = [event for event in failed if "cancelled" not in event.reason.lower()]
     seen: Counter[str] = Counter()
     first = []

@@ -116,20 +116,18 @@ def command(wishes: Wishes, own_secrets: Mapping[str, str], region: str) -> str:
     words = []
     for name in Wishes.model_fields:
         value = getattr(wishes, name)
+        if value == Wishes.model_fields[name].default and name not in own_secrets:
+            continue
         spelled = option(Wishes, name)
         if name in own_secrets:
             read = f"aws secretsmanager get-secret-value --region {region} --query SecretString --output text"
             words.append(f'{spelled} "$({read} --secret-id {own_secrets[name]})"')
         elif name in {"prefect_api_key", "prefect_auth_string"}:
-            words += [f"{spelled} …"] if value is not None else []
+            words.append(f"{spelled} …")
         elif isinstance(value, bool):
-            words += [spelled if value else spelled.replace("--", "--no-", 1)] if value != _default(name) else []
+            words.append(spelled if value else spelled.replace("--", "--no-", 1))
         elif isinstance(value, tuple):
             words += [f"{spelled} {shlex.quote(each)}" for each in value]
-        elif value is not None:
+        else:
             words.append(f"{spelled} {shlex.quote(value)}")
     return " \\\n    ".join(["ecs-worker deploy", *words])
-
-
-def _default(name: str) -> Any:
-    return Wishes.model_fields[name].default

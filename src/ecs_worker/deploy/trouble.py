@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ecs_worker.verdicts.classify import Kind, classify
+from ecs_worker.verdicts.classify import turned_over
 from ecs_worker.verdicts.reasons import known_reason
 
 if TYPE_CHECKING:
@@ -57,9 +57,8 @@ def of_aws(error: AwsError, region: str) -> str:
             f"AWS doesn't answer in the Region {region} ({text}). Is that a Region's name? Check --region and the "
             "network."
         )
-    verdict = classify(error)
-    if verdict.kind is Kind.PERMANENT and verdict.remedy and "worker's role" not in verdict.remedy:
-        return f"AWS refuses {text} ({error.code}). {verdict.remedy}"
+    if turned_over(error):
+        return f"AWS doesn't take the credentials ({text}): renew or correct them, or name others with --profile."
     return f"AWS did not do what was asked: {text} ({error.code})."
 
 

@@ -10,11 +10,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from ecs_worker.deploy import start_options
 from ecs_worker.deploy.template import parameters
-from ecs_worker.errors import UserError
-from ecs_worker.job.sizes import FARGATE, fargate_runs
-from ecs_worker.settings import Aliases, Option, option
+from ecs_worker.settings import VARIABLE_ONLY, Aliases, Option
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +106,7 @@ class Wishes(Which):
         default=None, description="Make a network for the worker and its flow runs: public or private subnets."
     )
     vpc_endpoints: Annotated[bool | None, Option(("--vpc-endpoints/--no-vpc-endpoints",))] = Field(
-        default=None, description=_of("VpcEndpoints")
+        default=None, description=f"{parameters()['VpcEndpoints'].meaning}."
     )
     security_group: Annotated[str | None, Gives("SecurityGroup")] = Field(
         default=None, description=_of("SecurityGroup")
@@ -129,7 +126,7 @@ class Wishes(Which):
         default=None, description=_of("LogRetentionDays")
     )
     events_queue: Annotated[bool | None, Option(("--events-queue/--no-events-queue",))] = Field(
-        default=None, description=_of("EventsQueue")
+        default=None, description=f"{parameters()['EventsQueue'].meaning}."
     )
     alarms: Annotated[str | None, Gives("AlarmsTopicArn")] = Field(default=None, description=_of("AlarmsTopicArn"))
     run_families: Annotated[str | None, Gives("RunFamilies")] = Field(default=None, description=_of("RunFamilies"))
@@ -139,39 +136,11 @@ class Wishes(Which):
         description="Option of `ecs-worker start` as KEY=VALUE, such as limit=20; repeatable. KEY= takes "
         "one out again.",
     )
-
-
-def given(wishes: Wishes) -> dict[str, str]:
-    """The template's parameters that the wishes name as they are. Raises UserError for one that can't be used."""
-    found: dict[str, str] = {}
-    for name, field in Wishes.model_fields.items():
-        gives = next((each.parameter for each in field.metadata if isinstance(each, Gives)), None)
-        value = getattr(wishes, name)
-        if gives is None or value is None:
-            continue
-        fault = parameters()[gives].fault(value)
-        if fault is not None:
-            raise UserError(f"{option(Wishes, name)} {fault}.")
-        found[gives] = value
-    for parameter, wish in (("EventsQueue", wishes.events_queue), ("VpcEndpoints", wishes.vpc_endpoints)):
-        if wish is not None:
-            found[parameter] = str(wish).lower()
-    return found
-
-
-def extra_options(wishes: Wishes, before: str) -> str | None:
-    """The parameter ExtraOptions with the wishes' options over what it was; None if they name none.
-
-    Raises UserError for what `ecs-worker start` would not take.
-    """
-    return start_options.merged(before, wishes.option) if wishes.option else None
-
-
-def check_size(cpu: str, memory: str) -> None:
-    """Raise UserError if Fargate has no task of that size."""
-    if not (memory.isdigit() and fargate_runs(int(cpu), int(memory))):
-        sizes = FARGATE[int(cpu)]
-        raise UserError(
-            f"Fargate runs no task with --cpu {cpu} and --memory {memory}: with {cpu} CPU units, give {sizes[0]} to "
-            f"{sizes[-1]} MiB, in steps of {sizes[-1] - sizes[-2]}."
-        )
+    min_capacity: Annotated[str | None, VARIABLE_ONLY, Aliases(("--min-capacity", "--max-capacity"))] = Field(
+        default=None,
+        description="Without effect: a worker mostly waits, so its CPU tells nothing; --desired-count says how many "
+        "run.",
+    )
+    existing_log_group_name: Annotated[str | None, VARIABLE_ONLY, Aliases(("--existing-log-group-name",))] = Field(
+        default=None, description="Without effect: the worker's log is the stack's own."
+    )

@@ -11,6 +11,7 @@ import pytest
 
 from ecs_worker.cli import commands
 from ecs_worker.cli.app import COMMANDS, command
+from ecs_worker.deploy.wishes import Wishes
 from ecs_worker.settings import JobSettings, WorkerSettings, spellings
 from support.command_line import ecs_worker
 from support.servers.scripted import Answer, scripted
@@ -19,7 +20,7 @@ from support.servers.worker import environment
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pydantic_settings import BaseSettings
+    from pydantic import BaseModel
 
 pytestmark = pytest.mark.anyio
 
@@ -51,8 +52,8 @@ def test_the_sentences_are_those_of_the_commands() -> None:
         assert command(name).help.startswith(sentence), name
 
 
-@pytest.mark.parametrize(("name", "settings"), [("start", WorkerSettings), ("render", JobSettings)])
-def test_a_setting_with_an_option_is_one_of_the_command(name: str, settings: type[BaseSettings]) -> None:
+@pytest.mark.parametrize(("name", "settings"), [("start", WorkerSettings), ("render", JobSettings), ("deploy", Wishes)])
+def test_a_setting_with_an_option_is_one_of_the_command(name: str, settings: type[BaseModel]) -> None:
     options = {parameter.name: (*parameter.opts, *parameter.secondary_opts) for parameter in command(name).params}
     for field in settings.model_fields:
         spelled = spellings(settings, field)
@@ -65,7 +66,8 @@ async def test_help_imports_the_options_only(tmp_path: Path, name: str) -> None:
     ours = {module for module in found if module.partition(".")[0] == "ecs_worker"}
     command_line = {f"ecs_worker.cli{part}" for part in ("", ".app", ".options", ".commands", f".commands.{name}")}
     assert f"ecs_worker.cli.commands.{name}" in ours
-    assert ours <= {*command_line, "ecs_worker", "ecs_worker.errors", "ecs_worker.settings"}
+    declared = {f"ecs_worker.deploy{part}" for part in ("", ".template", ".wishes")} if name == "deploy" else set()
+    assert ours <= {*command_line, *declared, "ecs_worker", "ecs_worker.errors", "ecs_worker.settings"}
 
 
 async def test_the_list_of_commands_imports_none(tmp_path: Path) -> None:

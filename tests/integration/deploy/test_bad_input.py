@@ -53,6 +53,7 @@ async def command(admin3: Admin, aws: Aws, tmp_path: Path) -> Command:
         (["--desired-count", "many"], ["--desired-count is 'many'", "a number"]),
         (["--log-retention-days", "31"], ["--log-retention-days is '31'", "30, 60"]),
         (["--alarms", "somebody"], ["--alarms is 'somebody'", "ARN of an SNS topic"]),
+        (["--alarms", f"arn:aws:sns:eu-west-1:{ACCOUNT}:x"], ["--alarms is in the Region eu-west-1"]),
         (["--option", "limits=3"], ["--option limits", "no such option", "Did you mean limit?"]),
         (["--option", "limit=0"], ["--limit is '0'", "greater than or equal to 1"]),
         (["--option", "limit"], ["--option limit has no value", "--option limit=VALUE"]),

@@ -74,7 +74,11 @@ async def test_prefect_aws_s_names_of_the_options_work(command: Command) -> None
     given += ("--existing-cluster-identifier", "default", "--existing-vpc-id", vpc["VpcId"])
     given += ("--existing-subnet-ids", ",".join(subnets), "--prefect-api-url", command.admin.server.url)
     given += ("--task-cpu", "512", "--task-memory", "1024", "--work-queues", "a,b", "--desired-count", "0")
-    await command.well(*given, "--log-retention-days", "7", "--region", "us-east-1", "--yes", "--wait")
+    given += ("--min-capacity", "1", "--max-capacity", "10", "--existing-log-group-name", "theirs", "--wait")
+    ended = await command(*given, "--log-retention-days", "7", "--region", "us-east-1", "--yes")
+    assert ended.code == 0, ended
+    assert "Note: --min-capacity is without effect: a worker mostly waits" in ended.err
+    assert "Note: --existing-log-group-name is without effect" in ended.err
     has = await command.parameters()
     assert has["ClusterArn"].endswith(":cluster/default")
     assert has["Subnets"] == ",".join(subnets)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 STACKS = ("ecs-worker-*",)
 """The stacks of `ecs-worker deploy`, unless they are given other names."""
 
+_KEPT = 24  # characters of a stack's name that are left in a role's, which has 64 at most
 _Conditions = dict[str, dict[str, list[str]]]
 _VIA: _Conditions = {"StringEquals": {"aws:CalledViaFirst": ["cloudformation.amazonaws.com"]}}
 
@@ -37,13 +38,19 @@ class DeployerNeeds:
 
     def made(self, service: str, resource: str = "{}") -> list[str]:
         """The ARNs of what CloudFormation names: by the stack's name, the resource's, and some letters."""
-        names = [stack if stack.endswith("*") else f"{stack}-*" for stack in self.stacks]
-        return [self.scope.arn(service, resource.format(name)) for name in names]
+        return [self.scope.arn(service, resource.format(_begins(stack))) for stack in self.stacks]
 
     @property
     def roles(self) -> list[str]:
         """The stacks' roles."""
         return [self.scope.role(arn.rpartition(":")[2]) for arn in self.made("iam")]
+
+
+def _begins(stack: str) -> str:
+    """What the names begin with. CloudFormation shortens a long stack's name where a name would be too long."""
+    if stack.endswith("*"):
+        return stack
+    return f"{stack}-*" if len(stack) <= _KEPT else f"{stack[:_KEPT]}*"
 
 
 def deployer(needs: DeployerNeeds) -> list[Statement]:

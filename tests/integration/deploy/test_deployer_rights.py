@@ -205,6 +205,9 @@ async def test_a_pools_deployer_has_the_stacks_of_that_pool_only(aws: Aws, tmp_p
     everything = [each for name in RESOURCES for each in made_by("ecs-worker-my-pool", name, RESOURCES[name]["Type"])]
     for request in everything:
         assert allowed([own], request), request
+    long = await policy(tmp_path, aws, "--pool", "a-pool-with-a-long-name-of-its-own")
+    shortened = role("ecs-worker-a-pool-with-a-WorkerRole-A1B2C3D4E5F6")
+    assert allowed([long], Request("iam:CreateRole", shortened, VIA))
     other = arn("cloudformation", "stack/ecs-worker-other/0123")
     assert not allowed([own], Request("cloudformation:DeleteStack", other))
     assert allowed(general(), Request("cloudformation:DeleteStack", other))

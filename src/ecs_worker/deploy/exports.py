@@ -79,7 +79,7 @@ def _given(parameter: str, value: Any) -> dict[str, Any]:
     return {"Fn::If": [f"Has{parameter}", value, _NOTHING]}
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # the C one is not always there
     """Reads CloudFormation's short forms."""
 
 

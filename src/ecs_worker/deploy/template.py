@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import yaml
+from ecs_worker.deploy.exports import document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,7 +56,7 @@ def text() -> str:
 @cache
 def parameters() -> Mapping[str, Parameter]:
     """What the template can be given, by name."""
-    declared: Mapping[str, Mapping[str, Any]] = read(text())["Parameters"]
+    declared: Mapping[str, Mapping[str, Any]] = document(text())["Parameters"]
     return {name: _parameter(name, each) for name, each in declared.items()}
 
 
@@ -71,27 +71,6 @@ def _parameter(name: str, raw: Mapping[str, Any]) -> Parameter:
         rule=str(raw.get("ConstraintDescription", "")),
         least=raw.get("MinValue"),
     )
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # the C one is not always there
-    """Reads YAML with CloudFormation's short forms (!Ref, !Sub …), whose tags are dropped."""
-
-
-def _untagged(loader: Any, _tag: str, node: Any) -> Any:
-    if isinstance(node, yaml.ScalarNode):
-        return loader.construct_scalar(node)
-    if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_multi_constructor("!", _untagged)
-
-
-def read(template: str) -> dict[str, Any]:
-    """A template as data. Short forms of functions are left out, but for what they are given."""
-    data: dict[str, Any] = yaml.load(template, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    return data
 
 
 def remembering(template: str, before: Mapping[str, str] | None) -> str:

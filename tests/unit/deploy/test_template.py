@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ecs_worker.deploy import template
+from ecs_worker.deploy.exports import document
 from ecs_worker.deploy.stack import stack_name, tags
 from ecs_worker.deploy.wishes import Gives, Wishes
 
@@ -13,7 +14,7 @@ def test_the_template_remembers_what_to_go_back_to() -> None:
     before = {"Image": "one:1", "ExtraOptions": "--env\nA=1", "PoolName": 'mïne "here"'}
     new = template.remembering(template.text(), before)
     assert template.remembered(new) == before
-    assert template.read(new)["Resources"] == template.read(template.text())["Resources"]
+    assert document(new)["Resources"] == document(template.text())["Resources"]
     assert template.forgetting(new) == template.text()
     assert template.remembered(template.text()) is None
     assert template.remembering(template.text(), None) == template.text()

@@ -176,8 +176,8 @@ class CloudFormation(Service):
         """Begin to delete the stack. One that doesn't exist is deleted already."""
         await self._call("DeleteStack", StackName=stack)
 
-    async def newest_event(self, stack: str) -> str | None:
-        """The id of the stack's newest event."""
+    async def last_event(self, stack: str) -> str | None:
+        """The id of the stack's newest event: what comes later belongs to the next change."""
         answer = await self._call("DescribeStackEvents", StackName=stack)
         with usable("DescribeStackEvents"):
             return next((str(each["EventId"]) for each in answer["StackEvents"]), None)

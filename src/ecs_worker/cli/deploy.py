@@ -14,14 +14,14 @@ import typer
 
 from ecs_worker.aws.ecs import AWS_ENDPOINT
 from ecs_worker.aws.session import Aws
-from ecs_worker.cli.pool import ecs_pool
+from ecs_worker.cli.pool import ecs_pool, of_type_ecs
 from ecs_worker.cli.server import prefect_api, prefect_settings
 from ecs_worker.deploy import arrival, credentials, pool, stack, trouble, which
 from ecs_worker.deploy.credentials import WORDS, Step
 from ecs_worker.deploy.plan import Here, changed, find, restored, wanted
 from ecs_worker.deploy.pool import Facts
 from ecs_worker.deploy.story import Story
-from ecs_worker.errors import AwsError, UserError
+from ecs_worker.errors import AwsError, PrefectError, UserError
 from ecs_worker.job.variables import default_base_job_template
 from ecs_worker.model import AwsCredentials, AwsTarget
 
@@ -164,7 +164,8 @@ def reaching_prefect(wishes: Wishes) -> PrefectSettings:
 
 async def work_pool_of(api: PrefectClient, name: str) -> WorkPool | None:
     """The work pool; None if it is still to be made. Raises UserError if it is of another type."""
-    return await ecs_pool(api, name) if name and await api.read_pool(name) is not None else None
+    found = await api.read_pool(name) if name else None
+    return of_type_ecs(found) if found is not None else None
 
 
 # -- from the plan to its end
@@ -252,7 +253,10 @@ class _Work:
         )
 
     async def do(self, plan: Plan, proposal: Proposal | None, work_pool: WorkPool | None) -> None:
-        """All of it. Raises UserError."""
+        """All of it. Raises UserError.
+
+        Should the process die on the way, AWS goes on with the stack; the same command again does what is left to do.
+        """
         renewed = any(each.step is not Step.NONE for each in plan.credentials)
         before = facts(plan.existing)
         if renewed:
@@ -274,19 +278,21 @@ class _Work:
         now = await self._change(plan, proposal, story) if proposal is not None else plan.existing
         if now is None:
             return
-        new_tasks = proposal is not None and proposal.touches("TaskDefinition")
-        if renewed and not new_tasks:
+        more = int(plan.values["DesiredCount"]) > int(plan.before.get("DesiredCount", "0"))
+        new_tasks = more or (proposal is not None and proposal.touches("TaskDefinition"))
+        if renewed and not (proposal is not None and proposal.touches("TaskDefinition")):
             new_tasks = True
             await self._here.ecs.renew_service(now.outputs["ClusterArn"], now.outputs["ServiceArn"])
             typer.echo("New tasks of the worker take up the new value.")
-        await self._arrive(plan, now, living if new_tasks else set(), story)
+        if self._how.wait and plan.values["DesiredCount"] != "0":
+            await self._arrive(plan, now, living if new_tasks else set(), story)
         await self._fill(plan, now, _given_before(plan))
         _tell_end(self._here, plan, now)
 
     async def _change(self, plan: Plan, proposal: Proposal, story: Story) -> Stack | None:
         """Execute the change set, and tell its events. None: nobody waits for its end. Raises UserError if it fails."""
         cloudformation = self._here.cloudformation
-        after = await cloudformation.newest_event(plan.stack)
+        after = await cloudformation.last_event(plan.stack)
         await stack.execute(cloudformation, proposal)
         if not self._how.wait:
             typer.echo(
@@ -306,8 +312,6 @@ class _Work:
         raise UserError(_failure(plan, now, events))
 
     async def _arrive(self, plan: Plan, now: Stack, before: set[str], story: Story) -> None:
-        if plan.values["DesiredCount"] == "0":
-            return
         typer.echo(f"Waiting until the worker serves the work pool {plan.pool} …")
         found = await arrival.arrives(self._desk.api, plan.pool, before)
         if found is not None:
@@ -327,12 +331,19 @@ class _Work:
     async def _fill(self, plan: Plan, now: Stack, before: Facts | None) -> None:
         """Fill the pool's defaults. What somebody has set meanwhile stays."""
         api = self._desk.api
-        found = await ecs_pool(api, plan.pool)
         given = facts(now)
         assert given is not None, "there is a stack"
-        changes = pool.fillings(found.base_job_template, given, before)
+        try:
+            found = await ecs_pool(api, plan.pool)
+            changes = pool.fillings(found.base_job_template, given, before)
+            if changes:
+                await api.update_pool(plan.pool, base_job_template=pool.filled(found.base_job_template, changes))
+        except PrefectError as error:
+            raise UserError(
+                f"The stack {plan.stack} is as it should be, but the defaults of the work pool {plan.pool} could not "
+                f"be set: {error}. Give `ecs-worker deploy --pool {plan.pool}` again: it sets what is missing."
+            ) from None
         if changes:
-            await api.update_pool(plan.pool, base_job_template=pool.filled(found.base_job_template, changes))
             names = ", ".join(each.variable for each in changes)
             typer.echo(f"Set the defaults of the work pool {plan.pool}: {names}.")
 

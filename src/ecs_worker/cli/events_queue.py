@@ -45,7 +45,7 @@ async def _make(wishes: EventsWishes, how: How) -> None:
             if how.dry_run:
                 return
             confirm("\nDo this?", yes=how.yes)
-            after = await here.cloudformation.newest_event(name)
+            after = await here.cloudformation.last_event(name)
             await stack.execute(here.cloudformation, proposal)
         if how.wait:
             _tell_end(here, wishes, await _followed(here, name, after, new=new))

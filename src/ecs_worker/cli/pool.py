@@ -119,8 +119,13 @@ async def ecs_pool(api: PrefectClient, name: str) -> WorkPool:
     found = await api.read_pool(name)
     if found is None:
         raise UserError(f"There is no work pool {name!r}: correct the name, or `ecs-worker pool create {name}`.")
+    return of_type_ecs(found)
+
+
+def of_type_ecs(found: WorkPool) -> WorkPool:
+    """The work pool itself. Raises UserError if it is of another type."""
     if found.type != "ecs":
-        raise UserError(f"The work pool {name!r} is of type {found.type!r}, not 'ecs': name one of type 'ecs'.")
+        raise UserError(f"The work pool {found.name!r} is of type {found.type!r}, not 'ecs': name one of type 'ecs'.")
     return found
 
 

@@ -144,7 +144,7 @@ def _show(found: Stack, here: Here, changes: list[Filling], secrets: list[str], 
 
 async def _delete_stack(here: Here, found: Stack, removal: Removal) -> None:
     cloudformation = here.cloudformation
-    after = await cloudformation.newest_event(found.id)
+    after = await cloudformation.last_event(found.id)
     await cloudformation.delete_stack(found.id)
     if not removal.wait:
         typer.echo(

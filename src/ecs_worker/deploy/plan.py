@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from ecs_worker.deploy import credentials, template
 from ecs_worker.deploy.asked import check_size, extra_options, given, without_effect
@@ -174,6 +175,11 @@ async def _plan(
         fault = template.parameters()[parameter].fault(asked[parameter]) if parameter in asked else None
         if fault is not None:
             raise UserError(f"The {'work pool' if parameter == 'PoolName' else 'Prefect API URL'} {fault}.")
+    if urlsplit(asked.get("PrefectApiUrl", "")).password:
+        raise UserError(
+            "The Prefect API URL holds a password, which everybody could read who may look at the stack: leave it out "
+            "of the URL, and give --prefect-auth-string."
+        )
     for parameter, option in (("AlarmsTopicArn", "--alarms"), ("SecretsKeyArn", "--secrets-key-arn")):
         _check_region(here, asked.get(parameter, ""), option)
     notes = without_effect(wishes)

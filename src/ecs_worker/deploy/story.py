@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ecs_worker.deploy import trouble
@@ -41,7 +42,8 @@ class Story:
 
     async def begin(self) -> None:
         """Whatever has ended until now belongs to another story."""
-        self._known |= set(await self._ended())
+        with suppress(AwsError):  # as in `look`
+            self._known |= set(await self._ended())
 
     def hear(self, event: StackEvent) -> None:
         """The stack's events name what it makes."""

@@ -47,6 +47,7 @@ async def command(admin3: Admin, aws: Aws, tmp_path: Path) -> Command:
         (["--prefect-api-key", "pnu_1", "--prefect-api-key-secret-arn", SECRET], ["exclude each other"]),
         (["--prefect-api-key", ""], ["--prefect-api-key is empty"]),
         (["--prefect-api-url", "prefect.example.com"], ["--prefect-api-url is", "http:// or https://"]),
+        (["--prefect-api-url", "https://me:secret@prefect.example.com/api"], ["password", "--prefect-auth-string"]),
         (["--capacity", "ec2"], ["--capacity is 'ec2'", "fargate, spot"]),
         (["--cpu", "300"], ["--cpu is '300'", "256, 512"]),
         (["--cpu", "256", "--memory", "8192"], ["Fargate runs no task", "512 to 2048 MiB"]),
@@ -119,6 +120,19 @@ async def test_what_was_made_when_it_goes_wrong_is_named_with_how_to_remove_it(c
     await command.aws.secretsmanager.delete_secret(SecretId=secret, ForceDeleteWithoutRecovery=True)
     names = [each["StackName"] for each in (await command.aws.cloudformation.describe_stacks())["Stacks"]]
     assert command.stack not in names
+
+
+async def test_a_pool_that_cannot_be_changed_is_told_though_the_worker_runs(command: Command) -> None:
+    async with ChaosProxy(command.admin.server.url.removesuffix("/api")) as proxy:
+        proxy.fault(fault(What.ERROR, action="PATCH /work_pools/*", status=500, message="Oops"))
+        ended = await command.new(api_url=proxy.api_url, PREFECT_API_KEY="pnu_1")
+    assert ended.code == 2, ended
+    assert f"the defaults of the work pool {command.pool} could not be set: " in ended.err
+    assert f"Give `ecs-worker deploy --pool {command.pool}` again" in ended.err
+    assert "execution_role_arn" not in await command.defaults()
+    told = await command.well("--pool", command.pool, "--prefect-api-url", command.admin.server.url, "--yes")
+    assert "Set the defaults of the work pool" in told
+    await command.well("delete", command.stack, "--all", "--yes")
 
 
 async def test_a_name_that_is_taken(command: Command, aws: Aws) -> None:

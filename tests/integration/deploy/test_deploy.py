@@ -23,12 +23,25 @@ pytestmark = pytest.mark.anyio
 KEY, OTHER_KEY = "pnu_one", "pnu_two"
 
 
-@pytest.fixture
-async def command(admin3: Admin, aws: Aws, tmp_path: Path) -> AsyncIterator[Command]:
+async def commanding(admin: Admin, aws: Aws, home: Path) -> AsyncIterator[Command]:
     """For a new pool; whatever stack it makes goes with the test."""
-    command = Command(admin3, aws, tmp_path, await admin3.create_pool(base_job_template=quick_template()))
+    command = Command(admin, aws, home, await admin.create_pool(base_job_template=quick_template()))
     yield command
     await aws.cloudformation.delete_stack(StackName=command.stack)
+
+
+@pytest.fixture
+async def command(admin3: Admin, aws: Aws, tmp_path: Path) -> AsyncIterator[Command]:
+    """With Prefect 3."""
+    async for command in commanding(admin3, aws, tmp_path):
+        yield command
+
+
+@pytest.fixture
+async def either_command(admin: Admin, aws: Aws, tmp_path: Path) -> AsyncIterator[Command]:
+    """With Prefect 3 and Prefect 2, in turn."""
+    async for command in commanding(admin, aws, tmp_path):
+        yield command
 
 
 async def value(command: Command, kind: str = "prefect-api-key") -> str:
@@ -185,7 +198,8 @@ async def test_what_the_pool_says_already_counts_and_stays(command: Command) -> 
     assert "execution_role_arn" not in now
 
 
-async def test_a_pool_that_is_not_there_is_made(command: Command) -> None:
+async def test_a_pool_that_is_not_there_is_made(either_command: Command) -> None:
+    command = either_command
     command.pool = f"{command.pool}-new"
     ended = await command.new()
     assert ended.code == 0, ended

@@ -105,7 +105,7 @@ class Resources(ResourceMap):  # type: ignore[misc]  # moto has no types
     def delete(self, *, failed: bool = False) -> None:
         """Delete all but those to be retained. `failed`: the stack could not be made. Raises StackFailed."""
         kept = {"Retain"} if failed else {"Retain", "RetainExceptOnCreate"}
-        for logical_id in list(reversed(self.made)):
+        for logical_id in reversed([name for name in self._wanted() if name in self.made]):
             described = self.made[logical_id]
             self._remove(logical_id, described, retain=described.get("DeletionPolicy") in kept)
 

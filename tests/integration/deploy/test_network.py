@@ -111,6 +111,24 @@ async def test_the_service_waits_for_the_whole_network(aws: Aws) -> None:
     await aws.logs.delete_log_group(logGroupName=made["LogGroupName"])
 
 
+async def test_public_subnets_become_private_ones(aws: Aws) -> None:
+    before, name = await made_in(aws), fresh("stack")
+    await stacks.create(aws, name, LEAST | {"NewVpc": "public"})
+    made = stacks.outputs(await stacks.settles(aws, name, "CREATE_COMPLETE"))
+    await stacks.update(aws, name, LEAST | {"NewVpc": "private"})
+    changed = stacks.outputs(await stacks.settles(aws, name, "UPDATE_COMPLETE"))
+    assert changed["SubnetIds"] == made["SubnetIds"]
+    for subnet in changed["SubnetIds"].split(","):
+        assert (await way_out(aws, subnet))["NatGatewayId"]
+    (service,) = (await aws.ecs.describe_services(cluster=LEAST["ClusterArn"], services=[made["ServiceArn"]]))[
+        "services"
+    ]
+    assert service["networkConfiguration"]["awsvpcConfiguration"]["assignPublicIp"] == "DISABLED"
+    await aws.cloudformation.delete_stack(StackName=name)
+    await aws.logs.delete_log_group(logGroupName=made["LogGroupName"])
+    assert await made_in(aws) == before
+
+
 @pytest.mark.parametrize(
     ("chosen", "told"),
     [

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from pathlib import Path
 
-from ecs_worker.deploy.exports import as_yaml, document, events_only
+from ecs_worker.deploy.exports import as_yaml, events_only
+from ecs_worker.deploy.template import document, text
 
 PAGE = Path(__file__).parents[1] / "examples" / "events-queue.yaml"
 HEAD = """\
@@ -21,8 +21,7 @@ HEAD = """\
 
 def page() -> str:
     """The whole file."""
-    template = (importlib.resources.files("ecs_worker.deploy") / "template.yaml").read_text(encoding="utf-8")
-    return HEAD + as_yaml(events_only(document(template)))
+    return HEAD + as_yaml(events_only(document(text())))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from ecs_worker.aws.cloudformation import IN_REVIEW
 from ecs_worker.cli.deploy import at_aws, confirm, show_changes, show_event, told_failures
 from ecs_worker.deploy import exports, stack, template
 from ecs_worker.deploy.plan import active_cluster
+from ecs_worker.deploy.template import document
 from ecs_worker.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ async def _make(wishes: EventsWishes, how: How) -> None:
         # Without --cluster: all clusters of the Region, or what the stack has.
         cluster = (await active_cluster(here, wishes.cluster, "--cluster")).arn if wishes.cluster else None
         given = {"ClusterArn": cluster if cluster or existing else "", "QueueName": None if existing else ""}
-        body = exports.as_yaml(exports.events_only(exports.document(template.text())))
+        body = exports.as_yaml(exports.events_only(document(template.text())))
         pool = wishes.pool or ""
         new = existing is None
         async with stack.proposed(here.cloudformation, name, body, given, pool=pool, new=new) as proposal:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ecs_worker.deploy import exports, template, terraform
+from ecs_worker.deploy.template import document
 from ecs_worker.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,13 +23,13 @@ def export(what: str, form: str, directory: Path | None) -> None:
     """Print the template, or write it into a directory. Raises UserError."""
     text = template.text()
     if what == EVENTS:
-        text = exports.as_yaml(exports.events_only(exports.document(text)))
+        text = exports.as_yaml(exports.events_only(document(text)))
     if form == TERRAFORM:
         if directory is None:
             raise UserError("A Terraform module has several files: name a directory for them with --output.")
         files = terraform.files(_NAMES[what], text)
     else:
-        files = {f"template.{form}": text if form == YAML else exports.as_json(exports.document(text)) + "\n"}
+        files = {f"template.{form}": text if form == YAML else exports.as_json(document(text)) + "\n"}
     if directory is None:
         typer.echo("".join(files.values()), nl=False)
         return

@@ -20,12 +20,6 @@ _NOTHING = {"Ref": "AWS::NoValue"}
 _EVENTS = "State changes of the ECS tasks that ecs-worker launched, for ecs-worker"
 
 
-def document(template: str) -> dict[str, Any]:
-    """A template (YAML) as data, with the functions in their long forms, which JSON needs: `!Ref x` → {"Ref": "x"}."""
-    read: dict[str, Any] = yaml.load(template, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    return read
-
-
 def as_json(template: Mapping[str, Any]) -> str:
     """A template as JSON. CloudFormation counts the white space, too."""
     return json.dumps(template, indent=1, ensure_ascii=False, default=str)
@@ -77,25 +71,6 @@ def events_only(template: Mapping[str, Any]) -> dict[str, Any]:
 
 def _given(parameter: str, value: Any) -> dict[str, Any]:
     return {"Fn::If": [f"Has{parameter}", value, _NOTHING]}
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # the C one is not always there
-    """Reads CloudFormation's short forms."""
-
-
-def _function(loader: Any, name: str, node: Any) -> dict[str, Any]:
-    if isinstance(node, yaml.ScalarNode):
-        value: Any = loader.construct_scalar(node)
-    elif isinstance(node, yaml.SequenceNode):
-        value = loader.construct_sequence(node, deep=True)
-    else:
-        value = loader.construct_mapping(node, deep=True)
-    if name == "GetAtt" and isinstance(value, str):
-        value = value.split(".", 1)
-    return {name if name in {"Ref", "Condition"} else f"Fn::{name}": value}
-
-
-_Loader.add_multi_constructor("!", _function)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ecs_worker.deploy.exports import document
+import yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,6 +71,31 @@ def _parameter(name: str, raw: Mapping[str, Any]) -> Parameter:
         rule=str(raw.get("ConstraintDescription", "")),
         least=raw.get("MinValue"),
     )
+
+
+def document(template: str) -> dict[str, Any]:
+    """A template (YAML) as data, with the functions in their long forms, which JSON needs: `!Ref x` → {"Ref": "x"}."""
+    read: dict[str, Any] = yaml.load(template, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    return read
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # the C one is not always there
+    """Reads CloudFormation's short forms."""
+
+
+def _function(loader: Any, name: str, node: Any) -> dict[str, Any]:
+    if isinstance(node, yaml.ScalarNode):
+        value: Any = loader.construct_scalar(node)
+    elif isinstance(node, yaml.SequenceNode):
+        value = loader.construct_sequence(node, deep=True)
+    else:
+        value = loader.construct_mapping(node, deep=True)
+    if name == "GetAtt" and isinstance(value, str):
+        value = value.split(".", 1)
+    return {name if name in {"Ref", "Condition"} else f"Fn::{name}": value}
+
+
+_Loader.add_multi_constructor("!", _function)
 
 
 def remembering(template: str, before: Mapping[str, str] | None) -> str:

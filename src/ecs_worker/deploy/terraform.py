@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ecs_worker.deploy.exports import document
+from ecs_worker.deploy.template import document
 from ecs_worker.iam.policy import hcl_text
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ecs_worker.deploy import exports
+from ecs_worker.deploy.template import document
 from support import stacks
 from support.command_line import Ended, ecs_worker
 from support.embedded import Aws, fresh
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 VIA = {"aws:CalledViaFirst": "cloudformation.amazonaws.com"}
 KEY = {"PREFECT_API_KEY": "pnu_of-the-deployer"}
-RESOURCES = exports.document(stacks.TEMPLATE)["Resources"]
+RESOURCES = document(stacks.TEMPLATE)["Resources"]
 
 
 def role(name: str) -> str:

@@ -15,11 +15,12 @@ import pytest
 from cfnlint.decode import decode
 
 from ecs_worker.deploy import exports, terraform
+from ecs_worker.deploy.template import document
 from support import stacks
 from support.embedded import Aws, fresh
 from support.paths import TOP
 
-DOCUMENT = exports.document(stacks.TEMPLATE)
+DOCUMENT = document(stacks.TEMPLATE)
 SERVICE = terraform.files("ecs-worker", stacks.TEMPLATE)
 EVENTS = terraform.files("ecs-worker-events", exports.as_yaml(exports.events_only(DOCUMENT)))
 MODULES = [
@@ -54,7 +55,7 @@ def test_the_queue_alone_is_what_cloudformation_knows(tmp_path: Path) -> None:
         path = tmp_path / name
         path.write_text(text, encoding="utf-8")
         assert lint(path) == ""
-        assert exports.document(text) == alone
+        assert document(text) == alone
     path.write_text(text.replace("VisibilityTimeout", "VisibleTimeout"), encoding="utf-8")
     assert "VisibleTimeout" in lint(path), "a slip would be noticed"
 

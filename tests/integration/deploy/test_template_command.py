@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ecs_worker.deploy import exports, terraform
+from ecs_worker.deploy.template import document
 from support import stacks
 from support.command_line import ecs_worker
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.anyio
-DOCUMENT = exports.document(stacks.TEMPLATE)
+DOCUMENT = document(stacks.TEMPLATE)
 EVENTS = exports.as_yaml(exports.events_only(DOCUMENT))
 
 

@@ -14,7 +14,8 @@ import hcl2
 import pytest
 
 from ecs_worker.cli.app import command
-from ecs_worker.deploy import exports, terraform
+from ecs_worker.deploy import terraform
+from ecs_worker.deploy.template import document
 from ecs_worker.local.server import EmbeddedAws
 from support import stacks
 from support.embedded import connected
@@ -152,7 +153,7 @@ def test_the_module_is_used_as_it_can_be() -> None:
     block = commands(section("Terraform")).partition('\nmodule "')[2].partition("\n}\n")[0]
     (module,) = hcl2.load(io.StringIO(f'module "{block}\n}}\n'))["module"]
     (given,) = module.values()
-    variables = {terraform.snake(name) for name in exports.document(stacks.TEMPLATE)["Parameters"]}
+    variables = {terraform.snake(name) for name in document(stacks.TEMPLATE)["Parameters"]}
     assert {name for name in given if not name.startswith("__")} <= variables | {"source", "stack_name"}
-    outputs = {terraform.snake(name) for name in exports.document(stacks.TEMPLATE)["Outputs"]}
+    outputs = {terraform.snake(name) for name in document(stacks.TEMPLATE)["Outputs"]}
     assert set(re.findall(r"`(\w+_(?:arn|ids))`", section("Terraform"))) <= outputs

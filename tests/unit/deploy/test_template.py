@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ecs_worker.deploy import template
-from ecs_worker.deploy.exports import document
 from ecs_worker.deploy.stack import stack_name, tags
+from ecs_worker.deploy.template import document
 from ecs_worker.deploy.wishes import Gives, Wishes
 
 

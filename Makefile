@@ -46,7 +46,7 @@ check: $(VENV)/.done ## lint, types, layers, templates
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/cfn-lint -- examples/events-queue.yaml src/ecs_worker/deploy/template.yaml
+	$(BIN)/cfn-lint --regions us-east-1 us-gov-west-1 cn-north-1 -- examples/events-queue.yaml src/ecs_worker/deploy/template.yaml
 
 format: $(VENV)/.done ## mend what can be mended by itself
 	$(BIN)/ruff format .
@@ -57,6 +57,7 @@ docs: $(VENV)/.done ## renew what is written from the code
 	$(BIN)/python docs/variables.py
 	$(BIN)/python docs/templates.py
 	$(BIN)/python docs/policies.py
+	$(BIN)/python docs/events.py
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)

@@ -132,6 +132,73 @@ class _Asked:
     def GetDownloadUrlForLayer(self) -> Iterator[Request]:  # noqa: N802
         yield Request("ecr:GetDownloadUrlForLayer", arn("ecr", f"repository/{self._given['repositoryName']}"))
 
+    def DeleteLogGroup(self) -> Iterator[Request]:  # noqa: N802
+        yield Request("logs:DeleteLogGroup", arn("logs", f"log-group:{self._given['logGroupName']}"))
+
+    def DescribeServices(self) -> Iterator[Request]:  # noqa: N802
+        for service in self._given["services"]:
+            yield Request("ecs:DescribeServices", self._service(service), self._in_cluster)
+
+    def UpdateService(self) -> Iterator[Request]:  # noqa: N802
+        yield Request("ecs:UpdateService", self._service(self._given["service"]), self._in_cluster)
+
+    def _service(self, name: str) -> str:
+        return arn("ecs", f"service/{self._cluster}/{name.rpartition('/')[2]}")
+
+    def CreateChangeSet(self) -> Iterator[Request]:  # noqa: N802
+        yield from self._of_stack("CreateChangeSet")
+        yield from self._of_stack("TagResource")
+
+    def DescribeChangeSet(self) -> Iterator[Request]:  # noqa: N802
+        yield Request("cloudformation:DescribeChangeSet", self._given["ChangeSetName"])
+
+    def ExecuteChangeSet(self) -> Iterator[Request]:  # noqa: N802
+        yield Request("cloudformation:ExecuteChangeSet", self._given["ChangeSetName"])
+
+    def DeleteChangeSet(self) -> Iterator[Request]:  # noqa: N802
+        yield Request("cloudformation:DeleteChangeSet", self._given["ChangeSetName"])
+
+    def DescribeStacks(self) -> Iterator[Request]:  # noqa: N802
+        yield from self._of_stack("DescribeStacks")
+
+    def DescribeStackEvents(self) -> Iterator[Request]:  # noqa: N802
+        yield from self._of_stack("DescribeStackEvents")
+
+    def GetTemplate(self) -> Iterator[Request]:  # noqa: N802
+        yield from self._of_stack("GetTemplate")
+
+    def DeleteStack(self) -> Iterator[Request]:  # noqa: N802
+        yield from self._of_stack("DeleteStack")
+
+    def _of_stack(self, operation: str) -> Iterator[Request]:
+        name = self._given.get("StackName", "*")
+        stack = name if name.startswith("arn:") else arn("cloudformation", f"stack/{name}/0123")
+        yield Request(f"cloudformation:{operation}", stack)
+
+    def CreateSecret(self) -> Iterator[Request]:  # noqa: N802
+        for action in ("CreateSecret", "TagResource"):
+            yield Request(f"secretsmanager:{action}", arn("secretsmanager", f"secret:{self._given['Name']}-a1B2c3"))
+
+    def DescribeSecret(self) -> Iterator[Request]:  # noqa: N802
+        yield from self._of_secret("DescribeSecret")
+
+    def GetSecretValue(self) -> Iterator[Request]:  # noqa: N802
+        yield from self._of_secret("GetSecretValue")
+
+    def PutSecretValue(self) -> Iterator[Request]:  # noqa: N802
+        yield from self._of_secret("PutSecretValue")
+
+    def RestoreSecret(self) -> Iterator[Request]:  # noqa: N802
+        yield from self._of_secret("RestoreSecret")
+
+    def DeleteSecret(self) -> Iterator[Request]:  # noqa: N802
+        yield from self._of_secret("DeleteSecret")
+
+    def _of_secret(self, operation: str) -> Iterator[Request]:
+        name = self._given["SecretId"]
+        secret = name if name.startswith("arn:") else arn("secretsmanager", f"secret:{name}-a1B2c3")
+        yield Request(f"secretsmanager:{operation}", secret)
+
     def GetCallerIdentity(self) -> list[Request]:  # noqa: N802
         """No policy can deny it (STS API)."""
         return []

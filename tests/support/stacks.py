@@ -20,8 +20,9 @@ def parameters(values: dict[str, str]) -> list[dict[str, str]]:
 
 async def least_parameters(aws: Aws, pool: str, api_url: str) -> dict[str, str]:
     """Those that have no default, in the default VPC."""
-    (vpc,) = (await aws.ec2.describe_vpcs())["Vpcs"]
-    subnets = (await aws.ec2.describe_subnets())["Subnets"]
+    (vpc,) = (await aws.ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}]))["Vpcs"]
+    inside = [{"Name": "vpc-id", "Values": [vpc["VpcId"]]}]
+    subnets = (await aws.ec2.describe_subnets(Filters=inside))["Subnets"]
     return {
         "PoolName": pool,
         "Image": IMAGE,

@@ -45,6 +45,8 @@ _STILL_UNKNOWN = {
     "ClusterArn": "the stack's cluster",
     "ExecutionRoleArn": "the stack's execution role",
     "RunTaskRoleArn": "the stack's task role for flow runs",
+    "VpcId": "the stack's network",
+    "SubnetIds": "the stack's subnets",
 }
 
 
@@ -123,28 +125,28 @@ def rollback(asked: Which, named: str | None, how: How) -> None:
 
 
 async def _deploy(wishes: Wishes, how: How) -> None:
-    prefect = _prefect(wishes)
+    prefect = reaching_prefect(wishes)
     async with at_desk(wishes, prefect) as desk:
         name, existing = await find(desk.here, wishes)
         pool_name = wishes.pool or (existing.parameters["PoolName"] if existing else "")
-        work_pool = await _work_pool(desk.api, pool_name)
+        work_pool = await work_pool_of(desk.api, pool_name)
         plan = await wanted(desk.here, wishes, name, existing, work_pool, prefect)
         if await carry_out(desk, plan, work_pool, how) and how.dry_run:
             typer.echo("\nNothing was done (--dry-run).")
 
 
 async def _upgrade(wishes: Wishes, named: str | None, how: How) -> bool:
-    async with at_desk(wishes, _prefect(wishes)) as desk:
+    async with at_desk(wishes, reaching_prefect(wishes)) as desk:
         existing = await _meant(desk, wishes, named)
         plan = await changed(desk.here, wishes, existing.name, existing)
-        return await carry_out(desk, plan, await _work_pool(desk.api, plan.pool), how)
+        return await carry_out(desk, plan, await work_pool_of(desk.api, plan.pool), how)
 
 
 async def _rollback(asked: Which, named: str | None, how: How) -> None:
     async with at_desk(asked, prefect_settings()) as desk:
         existing = await _meant(desk, asked, named)
         plan = await restored(desk.here, existing.name, existing)
-        await carry_out(desk, plan, await _work_pool(desk.api, plan.pool), how)
+        await carry_out(desk, plan, await work_pool_of(desk.api, plan.pool), how)
 
 
 async def _meant(desk: Desk, asked: Which, named: str | None) -> Stack:
@@ -153,7 +155,7 @@ async def _meant(desk: Desk, asked: Which, named: str | None) -> Stack:
     return found
 
 
-def _prefect(wishes: Wishes) -> PrefectSettings:
+def reaching_prefect(wishes: Wishes) -> PrefectSettings:
     """How this machine reaches the Prefect API: as always, else as the worker is told to."""
     try:
         return prefect_settings()
@@ -164,7 +166,7 @@ def _prefect(wishes: Wishes) -> PrefectSettings:
     return prefect_settings(api_url=wishes.prefect_api_url, **given)
 
 
-async def _work_pool(api: PrefectClient, name: str) -> WorkPool | None:
+async def work_pool_of(api: PrefectClient, name: str) -> WorkPool | None:
     """The work pool; None if it is still to be made. Raises UserError if it is of another type."""
     found = await api.read_pool(name) if name else None
     return of_type_ecs(found) if found is not None else None
@@ -178,7 +180,7 @@ async def carry_out(desk: Desk, plan: Plan, work_pool: WorkPool | None, how: How
     _check_reachable(desk.here, plan)
     work = _Work(desk, how)
     async with _proposed(desk.here, plan) as proposal:
-        defaults = pool.fillings(_template(work_pool), _expected(plan), facts(plan.existing))
+        defaults = pool.fillings(_template(work_pool), _expected(plan), _given_before(plan))
         steps = [each for each in plan.credentials if each.step is not Step.NONE]
         if proposal is None and not steps and not defaults and work_pool is not None:
             typer.echo(f"The stack {plan.stack} of the work pool {plan.pool} is already up to date.")
@@ -288,7 +290,7 @@ class _Work:
             typer.echo("New tasks of the worker take up the new value.")
         if self._how.wait and plan.values["DesiredCount"] != "0":
             await self._arrive(plan, now, living if new_tasks else set(), story)
-        await self._fill(plan, now, before)
+        await self._fill(plan, now, _given_before(plan))
         _tell_end(self._here, plan, now)
 
     async def _change(self, plan: Plan, proposal: Proposal, story: Story) -> Stack | None:
@@ -391,6 +393,11 @@ def facts(found: Stack | None) -> Facts | None:
     return Facts(found.outputs, public_ip=found.parameters.get("AssignPublicIp") == "ENABLED")
 
 
+def _given_before(plan: Plan) -> Facts | None:
+    """What the pool may have from before: of this stack, or of the one whose place it takes."""
+    return plan.taken_over or facts(plan.existing)
+
+
 def _expected(plan: Plan) -> Facts:
     """What the stack will give to the pool, in words where nobody knows yet."""
     values, now = plan.values, plan.existing.outputs if plan.existing else {}
@@ -399,7 +406,10 @@ def _expected(plan: Plan) -> Facts:
         outputs["ClusterArn"] = values["ClusterArn"]
     elif plan.before.get("ClusterArn"):
         outputs["ClusterArn"] = _STILL_UNKNOWN["ClusterArn"]
-    outputs |= {"VpcId": values["VpcId"], "SubnetIds": values["Subnets"]}
+    if values["VpcId"]:
+        outputs |= {"VpcId": values["VpcId"], "SubnetIds": values["Subnets"]}
+    elif plan.before.get("VpcId"):
+        outputs |= {name: _STILL_UNKNOWN[name] for name in ("VpcId", "SubnetIds")}
     outputs |= {name: values[name] for name in (credentials.API_KEY, credentials.AUTH_STRING) if values[name]}
     return Facts(outputs, public_ip=values["AssignPublicIp"] == "ENABLED")
 
@@ -426,10 +436,8 @@ def _show(
         before = plan.before.get(name, "") if plan.existing else ""
         if value != before:
             typer.echo(f"  {name}: {f'{_shown(before)} → ' if plan.existing else ''}{_shown(value)}")
-    for change in proposal.changes if proposal else ():
-        mark = _MARKS.get(change.action, "~")
-        again = " (replaced)" if change.replaces and change.action == "Modify" else ""
-        typer.echo(f"  {mark} {change.kind} {change.logical_id}{again}")
+    if proposal:
+        show_changes(proposal)
     for credential in plan.credentials:
         if credential.step is not Step.NONE:
             words = WORDS[credential.parameter]
@@ -447,6 +455,14 @@ def _show(
 def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text.replace("\n", " ") if text else "(empty)"
+
+
+def show_changes(proposal: Proposal) -> None:
+    """A line for each resource that is made, changed or deleted."""
+    for change in proposal.changes:
+        mark = _MARKS.get(change.action, "~")
+        again = " (replaced)" if change.replaces and change.action == "Modify" else ""
+        typer.echo(f"  {mark} {change.kind} {change.logical_id}{again}")
 
 
 def show_event(event: StackEvent) -> None:

@@ -15,9 +15,11 @@ from ecs_worker.aws.session import Aws
 from ecs_worker.cli.jobs import Jobs
 from ecs_worker.cli.preview import Preview
 from ecs_worker.cli.server import prefect_api, prefect_settings
+from ecs_worker.deploy.stack import events_stack_name, stack_name
 from ecs_worker.errors import AwsError, UserError
-from ecs_worker.iam import examples, rights
+from ecs_worker.iam import deploying, examples, rights
 from ecs_worker.iam.compare import Difference, Policy, difference
+from ecs_worker.iam.deploying import DeployerNeeds
 from ecs_worker.iam.jobs import OWN, PoolNeeds, launcher, named_account
 from ecs_worker.iam.policy import LONGEST_INLINE, LONGEST_MANAGED, as_terraform, document
 from ecs_worker.iam.rights import ExecutionNeeds, Scope, WorkerNeeds
@@ -34,8 +36,13 @@ if TYPE_CHECKING:
     from ecs_worker.model import AwsTarget
     from ecs_worker.settings import JobDefaults
 
-WORKER, EXECUTION, DOCTOR = "worker", "execution", "doctor"
-_GENERAL = {WORKER: examples.worker, EXECUTION: examples.execution, DOCTOR: examples.doctor}
+WORKER, EXECUTION, DEPLOYER, DOCTOR = "worker", "execution", "deployer", "doctor"
+_GENERAL = {
+    WORKER: examples.worker,
+    EXECUTION: examples.execution,
+    DEPLOYER: examples.deployer,
+    DOCTOR: examples.doctor,
+}
 _PROBE = (
     "`ecs-worker doctor --probe` launches a task, which takes the worker's rights, too, and "
     "ecs:DeregisterTaskDefinition: `ecs-worker iam policy worker` prints them."
@@ -59,9 +66,12 @@ def print_policy(asked: Asked, whose: str, *, as_terraform: bool) -> None:
         if asked.role:
             raise UserError(f"--role {asked.role!r} is one of a work pool's: name the pool with --pool.")
         statements, notes = _general(asked, whose), [_PROBE] * (whose == DOCTOR)
+    elif whose == DEPLOYER:
+        statements, notes = anyio.run(_of_deployer, asked), list[str]()
     else:
         needs = anyio.run(_needs, asked)
         statements, notes = _of_pool(needs, whose, asked)
+    notes += _too_long(statements)
     for note in notes:
         typer.echo(f"Note: {note}", err=True)
     typer.echo(_terraform(whose, statements) if as_terraform else json.dumps(document(statements), indent=2))
@@ -95,6 +105,19 @@ def _general(asked: Asked, whose: str) -> list[Statement]:
     return _GENERAL[whose]()
 
 
+async def _of_deployer(asked: Asked) -> list[Statement]:
+    """What whoever deploys the pool's worker needs. Raises UserError."""
+    if asked.role or asked.queue:
+        raise UserError("--role and --events-queue say nothing about a deployer's rights: leave them out.")
+    async with Aws() as aws:
+        return await _deployer_of(aws, asked.pool or "")
+
+
+async def _deployer_of(aws: Aws, pool: str) -> list[Statement]:
+    scope = await _Accounts(aws, ()).own()
+    return deploying.deployer(DeployerNeeds(scope, (stack_name(pool), events_stack_name(pool))))
+
+
 def _told(found: RolePolicies, needed: Iterable[Statement], *, anywhere: bool) -> Difference:
     granted = [Policy(name, policy) for name, policy in found.policies.items()]
     limit = Policy(*found.boundary) if found.boundary else None
@@ -107,6 +130,8 @@ async def _compared(asked: Asked, whose: str | None) -> tuple[list[Statement], l
         if asked.pool is None:
             notes = ["Only actions are compared: --pool says on which resources they are needed."]
             return _general(asked, whose or WORKER), notes, await _role(aws, asked.role)
+        if whose == DEPLOYER:
+            return await _deployer_of(aws, asked.pool), [], await _role(aws, asked.role)
         needs = await _needs(asked)
         found = await _role(aws, asked.role)
         if whose is None:
@@ -189,12 +214,6 @@ def _of_pool(needs: PoolNeeds, whose: str, asked: Asked) -> tuple[list[Statement
             if whose == EXECUTION
             else f"The worker itself launches no job of work pool {asked.pool}."
         )
-    length = len(json.dumps(document(statements), separators=(",", ":")))
-    if length > LONGEST_MANAGED:
-        notes.append(
-            f"The policy has {length} characters; a managed one may have {LONGEST_MANAGED}, all inline ones of a role "
-            f"together {LONGEST_INLINE}: split it by its statements."
-        )
     return statements, notes
 
 
@@ -206,6 +225,17 @@ def _to_examine(needs: PoolNeeds) -> list[Statement]:
     for started in needs.executions.values():
         execution |= started
     return rights.examining(worker, execution)
+
+
+def _too_long(statements: list[Statement]) -> list[str]:
+    length = len(json.dumps(document(statements), separators=(",", ":")))
+    if length <= LONGEST_MANAGED:
+        return []
+    told = (
+        f"The policy has {length} characters; a managed one may have {LONGEST_MANAGED}, all inline ones of a role "
+        f"together {LONGEST_INLINE}: split it by its statements."
+    )
+    return [told]
 
 
 async def _needs(asked: Asked) -> PoolNeeds:

@@ -58,8 +58,9 @@ def given(wishes: Wishes) -> dict[str, str]:
         if fault is not None:
             raise UserError(f"{option(Wishes, name)} {fault}.")
         found[gives] = value
-    if wishes.events_queue is not None:
-        found["EventsQueue"] = str(wishes.events_queue).lower()
+    for parameter, wish in (("EventsQueue", wishes.events_queue), ("VpcEndpoints", wishes.vpc_endpoints)):
+        if wish is not None:
+            found[parameter] = str(wish).lower()
     return found
 
 

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from ecs_worker.aws.ec2 import Ec2, Subnet
     from ecs_worker.aws.ecs import Cluster, Ecs
     from ecs_worker.aws.secrets import Secrets
+    from ecs_worker.deploy.pool import Facts
     from ecs_worker.deploy.wishes import Wishes
     from ecs_worker.prefect_api.schemas import WorkPool
     from ecs_worker.settings import PrefectSettings
 
 _ACTIVE = "ACTIVE"
 _SPOT = "FARGATE_SPOT"
+_KINDS = {"public": "ENABLED", "private": "DISABLED"}  # of new networks: whether their tasks get public addresses
+_NO_NEW_NETWORK = {"NewVpc": "none", "VpcEndpoints": "false"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Plan:
     """What is to be done. `parameters`: those to give (None: keep), `values`: all that the stack will then have.
 
     `existing` is the stack as it is now, None for a new one; `current` its template. `notes` are sentences to be told
-    beside it.
+    beside it. `taken_over` is what another stack, whose place this one takes, has given to the pool.
     """
 
     stack: str
@@ -46,6 +49,7 @@ class Plan:
     current: str = ""
     credentials: tuple[Credential, ...] = ()
     notes: tuple[str, ...] = ()
+    taken_over: Facts | None = None
 
     @property
     def new(self) -> bool:
@@ -214,25 +218,31 @@ async def _cluster(
         named, origin = default(pool.base_job_template, "cluster"), f"the default cluster of the work pool {pool.name}"
     if not named:
         if existing is not None and wishes.capacity == "spot" and existing.parameters.get("ClusterArn"):
-            _check_cluster(here, await here.ecs.cluster(existing.outputs["ClusterArn"]), "the cluster", "", capacity)
+            _check_capacity(await active_cluster(here, existing.outputs["ClusterArn"], "The cluster"), capacity)
         return {}
+    found = await active_cluster(here, named, origin, ", or give --new-cluster")
+    _check_capacity(found, capacity)
+    return {"ClusterArn": found.arn}
+
+
+async def active_cluster(here: Here, named: str, origin: str, instead: str = "") -> Cluster:
+    """The cluster of that name or ARN. Raises UserError, with `origin` for where it was named, if there is none."""
     _check_region(here, named, origin)
     found = await here.ecs.cluster(named)
-    return {"ClusterArn": _check_cluster(here, found, origin, named, capacity)}
-
-
-def _check_cluster(here: Here, found: Cluster | None, origin: str, named: str, capacity: str) -> str:
     if found is None or found.status != _ACTIVE:
         raise UserError(
             f"{origin} is {named!r}, but there is no such active cluster in {here.place}: "
-            "correct --cluster or --region, or give --new-cluster."
+            f"correct --cluster or --region{instead}."
         )
-    if capacity == "spot" and _SPOT not in found.capacity_providers:
+    return found
+
+
+def _check_capacity(cluster: Cluster, capacity: str) -> None:
+    if capacity == "spot" and _SPOT not in cluster.capacity_providers:
         raise UserError(
-            f"--capacity spot needs the capacity provider {_SPOT}, which the cluster {found.name} lacks: add it with "
+            f"--capacity spot needs the capacity provider {_SPOT}, which the cluster {cluster.name} lacks: add it with "
             f"`aws ecs put-cluster-capacity-providers`, or give --new-cluster."
         )
-    return found.arn
 
 
 def _check_region(here: Here, arn: str, origin: str) -> None:
@@ -248,9 +258,22 @@ async def _network(
     here: Here, wishes: Wishes, existing: Stack | None, security_group: str, notes: list[str]
 ) -> dict[str, str]:
     public_ip = None if wishes.assign_public_ip is None else "ENABLED" if wishes.assign_public_ip else "DISABLED"
-    if existing is not None and not wishes.vpc_id and not wishes.subnets:
+    if wishes.new_vpc is not None:
+        return _new_network(wishes)
+    made = existing is not None and not existing.parameters["VpcId"]  # by the stack
+    stays = existing is not None and not wishes.vpc_id and not wishes.subnets
+    if wishes.vpc_endpoints and not (made and stays):
+        raise UserError(
+            "--vpc-endpoints are made in a new network only: give --new-vpc private (or public), or make them in your "
+            "network yourself."
+        )
+    if made and stays and public_ip is not None:
+        raise UserError(
+            "--assign-public-ip follows from the stack's own network: leave it out, or give another --new-vpc."
+        )
+    if existing is not None and stays:
         if wishes.security_group:
-            await _check_group(here, security_group, existing.parameters["VpcId"])
+            await _check_group(here, security_group, existing.outputs["VpcId"])
         return {"AssignPublicIp": public_ip} if public_ip else {}
     network = await (_given_network(here, wishes, notes) if wishes.subnets else _found_network(here, wishes.vpc_id))
     await _check_group(here, security_group, network.vpc_id)
@@ -258,7 +281,23 @@ async def _network(
         "VpcId": network.vpc_id,
         "Subnets": ",".join(network.subnets),
         "AssignPublicIp": public_ip or ("ENABLED" if network.public_ip else "DISABLED"),
+        **(_NO_NEW_NETWORK if made else {}),
     }
+
+
+def _new_network(wishes: Wishes) -> dict[str, str]:
+    others = {
+        "--vpc-id": wishes.vpc_id,
+        "--subnets": wishes.subnets,
+        "--security-group": wishes.security_group,
+        "--assign-public-ip": wishes.assign_public_ip,
+    }
+    excluded = [option for option, value in others.items() if value is not None]
+    if wishes.new_vpc not in _KINDS:
+        raise UserError(f"--new-vpc is {wishes.new_vpc!r}, but must be {' or '.join(_KINDS)}.")
+    if excluded:
+        raise UserError(f"--new-vpc makes a network of its own: leave out {' and '.join(excluded)}.")
+    return {"VpcId": "", "Subnets": "", "SecurityGroup": "", "AssignPublicIp": _KINDS[wishes.new_vpc]}
 
 
 async def _given_network(here: Here, wishes: Wishes, notes: list[str]) -> Network:

@@ -43,9 +43,19 @@ def tags(pool: str) -> dict[str, str]:
     return {POOL_TAG: tag_text(pool, LONGEST_TAG_VALUE)}
 
 
+def events_stack_name(pool: str) -> str:
+    """The name of the stack of a pool's queue of task events alone."""
+    return f"ecs-worker-events-{stack_name(pool).removeprefix('ecs-worker-')}"[:_LONGEST].rstrip("-")
+
+
 def ours(stack: Stack) -> bool:
     """Whether it is a stack of a deployed worker."""
-    return POOL_TAG in stack.tags
+    return POOL_TAG in stack.tags and "PoolName" in stack.parameters
+
+
+def of_events(stack: Stack) -> bool:
+    """Whether it is the stack of a queue of task events alone."""
+    return POOL_TAG in stack.tags and "QueueName" in stack.parameters
 
 
 def check_changeable(stack: Stack) -> None:

@@ -56,7 +56,7 @@ def text() -> str:
 @cache
 def parameters() -> Mapping[str, Parameter]:
     """What the template can be given, by name."""
-    declared: Mapping[str, Mapping[str, Any]] = read(text())["Parameters"]
+    declared: Mapping[str, Mapping[str, Any]] = document(text())["Parameters"]
     return {name: _parameter(name, each) for name, each in declared.items()}
 
 
@@ -73,25 +73,29 @@ def _parameter(name: str, raw: Mapping[str, Any]) -> Parameter:
     )
 
 
+def document(template: str) -> dict[str, Any]:
+    """A template (YAML) as data, with the functions in their long forms, which JSON needs: `!Ref x` → {"Ref": "x"}."""
+    read: dict[str, Any] = yaml.load(template, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    return read
+
+
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # the C one is not always there
-    """Reads YAML with CloudFormation's short forms (!Ref, !Sub …), whose tags are dropped."""
+    """Reads CloudFormation's short forms."""
 
 
-def _untagged(loader: Any, _tag: str, node: Any) -> Any:
+def _function(loader: Any, name: str, node: Any) -> dict[str, Any]:
     if isinstance(node, yaml.ScalarNode):
-        return loader.construct_scalar(node)
-    if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
-    return loader.construct_mapping(node, deep=True)
+        value: Any = loader.construct_scalar(node)
+    elif isinstance(node, yaml.SequenceNode):
+        value = loader.construct_sequence(node, deep=True)
+    else:
+        value = loader.construct_mapping(node, deep=True)
+    if name == "GetAtt" and isinstance(value, str):
+        value = value.split(".", 1)
+    return {name if name in {"Ref", "Condition"} else f"Fn::{name}": value}
 
 
-_Loader.add_multi_constructor("!", _untagged)
-
-
-def read(template: str) -> dict[str, Any]:
-    """A template as data. Short forms of functions are left out, but for what they are given."""
-    data: dict[str, Any] = yaml.load(template, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    return data
+_Loader.add_multi_constructor("!", _function)
 
 
 def remembering(template: str, before: Mapping[str, str] | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ecs_worker.deploy.stack import ours
+from ecs_worker.deploy.stack import of_events, ours
 from ecs_worker.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,6 +22,11 @@ async def meant(cloudformation: CloudFormation, which: Which, named: str | None,
         if found is None:
             raise UserError(
                 f"There is no stack {name!r} in {place}: `ecs-worker deploy list` shows those that there are."
+            )
+        if of_events(found):
+            raise UserError(
+                f"The stack {name} has a queue of task events, and no worker. To remove it: aws cloudformation "
+                f"delete-stack --stack-name {name}"
             )
         if not ours(found):
             raise UserError(f"The stack {name} is none that `ecs-worker deploy` has made: it is left alone.")

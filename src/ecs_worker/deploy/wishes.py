@@ -49,6 +49,17 @@ class Which(Where):
     )
 
 
+class EventsWishes(Which):
+    """What the stack of a queue of task events can be told."""
+
+    stack_name: str | None = Field(
+        default=None, description="Name of the CloudFormation stack (default: ecs-worker-events- and the pool's name)."
+    )
+    cluster: Annotated[str | None, Aliases(("--existing-cluster-arn", "--existing-cluster-identifier"))] = Field(
+        default=None, description="Only tasks of this cluster (name or ARN; default: of all clusters of the Region)."
+    )
+
+
 class Wishes(Which):
     """All that a stack can be told. None: what it has stays; of a new stack, the template's default."""
 
@@ -90,6 +101,12 @@ class Wishes(Which):
     subnets: Annotated[str | None, Aliases(("--existing-subnet-ids",))] = Field(
         default=None,
         description="Subnets of the worker, with commas between (default: those of the VPC with a way out).",
+    )
+    new_vpc: Annotated[str | None, Gives("NewVpc")] = Field(
+        default=None, description="Make a network for the worker and its flow runs: public or private subnets."
+    )
+    vpc_endpoints: Annotated[bool | None, Option(("--vpc-endpoints/--no-vpc-endpoints",))] = Field(
+        default=None, description=f"{parameters()['VpcEndpoints'].meaning}."
     )
     security_group: Annotated[str | None, Gives("SecurityGroup")] = Field(
         default=None, description=_of("SecurityGroup")

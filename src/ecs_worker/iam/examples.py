@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ecs_worker.iam import rights
+from ecs_worker.iam import deploying, rights
+from ecs_worker.iam.deploying import DeployerNeeds
 from ecs_worker.iam.policy import document
 from ecs_worker.iam.rights import ECS, ECS_TASKS, ExecutionNeeds, Scope, WorkerNeeds
 
@@ -45,6 +46,8 @@ _EXECUTION = ExecutionNeeds(
     keys=_some(_HERE.arn("kms", "key/*")),
 )
 
+_DEPLOYER = DeployerNeeds(_HERE)
+
 
 def worker() -> list[Statement]:
     """What every worker needs."""
@@ -62,6 +65,11 @@ def doctor() -> list[Statement]:
     return rights.examining(everywhere, _EXECUTION)
 
 
+def deployer() -> list[Statement]:
+    """What whoever deploys workers may need."""
+    return deploying.deployer(_DEPLOYER)
+
+
 def files() -> dict[str, dict[str, Any]]:
     """File of `iam/` → the policy in it."""
     return {
@@ -71,6 +79,8 @@ def files() -> dict[str, dict[str, Any]]:
         "execution-policy.json": document(execution()),
         "doctor-policy.json": document(doctor()),
         "secret-policy.json": document(rights.reading(_EXECUTION)),
+        "deployer-policy.json": document(deploying.deploying(_DEPLOYER)),
+        "deployer-options-policy.json": document(deploying.optional(_DEPLOYER)),
         "trust-policy.json": rights.trust(ECS_TASKS, _HERE.account),
         # As in the ECS developer guide: it names no key by which the account could be told here.
         "infrastructure-trust-policy.json": rights.trust(ECS),

@@ -75,7 +75,7 @@ def as_terraform(name: str, statements: Iterable[Statement]) -> str:
 def _block(statement: Statement) -> str:
     lines = [
         "  statement {",
-        f"    sid = {_text(statement.sid)}",
+        f"    sid = {hcl_text(statement.sid)}",
         f"    actions = {_list(statement.actions, 4)}",
         f"    resources = {_list(statement.resources, 4)}",
     ]
@@ -84,8 +84,8 @@ def _block(statement: Statement) -> str:
             lines += [
                 "",
                 "    condition {",
-                f"      test     = {_text(operator)}",
-                f"      variable = {_text(key)}",
+                f"      test     = {hcl_text(operator)}",
+                f"      variable = {hcl_text(key)}",
                 f"      values = {_list(values, 6)}",
                 "    }",
             ]
@@ -93,11 +93,11 @@ def _block(statement: Statement) -> str:
 
 
 def _list(values: Sequence[str], indent: int) -> str:
-    items = "".join(f"{' ' * (indent + 2)}{_text(value)},\n" for value in values)
+    items = "".join(f"{' ' * (indent + 2)}{hcl_text(value)},\n" for value in values)
     return f"[\n{items}{' ' * indent}]"
 
 
-def _text(value: str) -> str:
+def hcl_text(value: str) -> str:
     """A string of HCL, in which `${` and `%{` would begin a template."""
     return _TEMPLATE.sub(r"\1\1", json.dumps(value, ensure_ascii=False))
 

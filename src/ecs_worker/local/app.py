@@ -25,7 +25,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.serving import make_server, select_address_family
 
 from ecs_worker.errors import UserError
-from ecs_worker.local import network, permissions, registry, stacks
+from ecs_worker.local import ec2, permissions, registry, stacks
 from ecs_worker.local.account import LOGS_LOCK
 from ecs_worker.local.ecs import EcsBackend
 from ecs_worker.local.responses import EcsResponse
@@ -218,7 +218,7 @@ def _extend_moto(engine: Engine, retention: float) -> None:
     moto.ecs.models.ecs_backends.backend = partial(EcsBackend, engine=engine, retention=retention)
     moto.ecs.urls.url_paths["{0}/$"] = EcsResponse.dispatch
     stacks.extend()
-    network.extend()
+    ec2.extend()
     permissions.extend()
     registry.extend()
 

@@ -16,14 +16,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import moto.cloudformation.models
+import moto.cloudformation.urls
 from moto.cloudformation import parsing
 from moto.cloudformation.exceptions import ValidationError
 from moto.cloudformation.models import Change, ChangeSet, CloudFormationBackend, Event, Stack
-from moto.cloudformation.parsing import ResourceMap
+from moto.cloudformation.parsing import OutputMap, ResourceMap
+from moto.cloudformation.responses import CloudFormationResponse
+from moto.ec2.models import ec2_backends
 from moto.iam.models import iam_backends
 from moto.logs.models import logs_backends
 
 import ecs_worker.local.monitoring  # noqa: F401 - moto uses its classes from here on
+from ecs_worker.local import network
 from ecs_worker.local.account import MOTO_ERRORS
 from ecs_worker.local.cloudformation import rollout_of
 
@@ -101,7 +105,7 @@ class Resources(ResourceMap):  # type: ignore[misc]  # moto has no types
     def delete(self, *, failed: bool = False) -> None:
         """Delete all but those to be retained. `failed`: the stack could not be made. Raises StackFailed."""
         kept = {"Retain"} if failed else {"Retain", "RetainExceptOnCreate"}
-        for logical_id in list(reversed(self.made)):
+        for logical_id in reversed([name for name in self._wanted() if name in self.made]):
             described = self.made[logical_id]
             self._remove(logical_id, described, retain=described.get("DeletionPolicy") in kept)
 
@@ -125,6 +129,20 @@ class Resources(ResourceMap):  # type: ignore[misc]  # moto has no types
             found.append(("Add" if new else "Modify", logical_id, described["Type"]))
         gone = [name for name in self.made if name not in wanted]
         return found + [("Remove", name, self.made[name]["Type"]) for name in gone]
+
+    def load(self) -> None:
+        """Read the parameters and conditions. Raises ValidationError for what the template's rules don't allow."""
+        super().load()
+        for name, rule in self._template.get("Rules", {}).items():
+            if "RuleCondition" not in rule or _holds(rule["RuleCondition"], self):
+                for each in rule["Assertions"]:
+                    if not _holds(each["Assert"], self):
+                        told = each.get("AssertDescription", name)
+                        raise ValidationError(message=f"Template validation error: {told}")
+
+    def _delete_resource(self, parsed_resource: Any, resource_json: dict[str, Any]) -> None:
+        if not network.delete(parsed_resource, resource_json, self._account_id, self._region_name):
+            super()._delete_resource(parsed_resource, resource_json)
 
     def _take(self, template: dict[str, Any], parameters: dict[str, Any] | None) -> None:
         self._template = template
@@ -219,10 +237,31 @@ class Resources(ResourceMap):  # type: ignore[misc]  # moto has no types
 _clean = parsing.clean_json
 
 
-def _without_nothing(described: Any, resources: Resources) -> Any:
-    """A part of a template, resolved. Moto leaves AWS::NoValue in lists, as None."""
+def _resolve(described: Any, resources: Resources) -> Any:
+    """A part of a template, resolved. Moto leaves AWS::NoValue in lists, as None, and knows one Region's zones."""
+    if isinstance(described, dict) and "Fn::GetAZs" in described:
+        region = _resolve(described["Fn::GetAZs"], resources) or resources["AWS::Region"]
+        zones = ec2_backends[resources._account_id][region].describe_availability_zones()  # noqa: SLF001 - moto's
+        return [zone.name for zone in zones]
     resolved = _clean(described, resources)
     return [item for item in resolved if item is not None] if isinstance(resolved, list) else resolved
+
+
+def _holds(asked: Any, resources: Resources) -> bool:
+    """What a rule of a template asks for."""
+    match asked:
+        case {"Fn::And": list(parts)}:
+            return all(_holds(part, resources) for part in parts)
+        case {"Fn::Or": list(parts)}:
+            return any(_holds(part, resources) for part in parts)
+        case {"Fn::Not": [part]}:
+            return not _holds(part, resources)
+        case {"Fn::Equals": [one, other]}:
+            return bool(_resolve(one, resources) == _resolve(other, resources))
+        case {"Fn::Contains": [values, value]}:
+            return _resolve(value, resources) in _resolve(values, resources)
+        case _:
+            raise ValidationError(message=f"Template error: {asked} is no function of rules.")
 
 
 def _change_role(role: Any, properties: Mapping[str, Any], account_id: str) -> None:
@@ -409,6 +448,7 @@ class LocalStack(Stack):  # type: ignore[misc]  # moto has no types
         )
         try:
             if action == "CREATE":
+                self.output_map = OutputMap(self.resource_map, {}, self.stack_id)  # moto would make what they refer to
                 self.resource_map.delete(failed=True)
             else:
                 assert self._before is not None  # an update begins with it
@@ -516,6 +556,16 @@ def _outputs(template: Mapping[str, Any]) -> Any:
     return template.get("Outputs")
 
 
+class StackResponse(CloudFormationResponse):  # type: ignore[misc]  # moto has no types
+    """The API. A change set that changes nothing fails when it is worked out; only an update is refused at once."""
+
+    __module__ = "moto.cloudformation.responses"  # moto derives the service from it
+
+    def _validate_different_update(self, *given: Any) -> None:
+        if self._get_action() != "CreateChangeSet":
+            super()._validate_different_update(*given)
+
+
 def settle_all() -> None:
     """Let every stack notice how far its resources are: before each answer, for nobody else asks."""
     for by_region in moto.cloudformation.models.cloudformation_backends.values():
@@ -525,7 +575,8 @@ def settle_all() -> None:
 
 def extend() -> None:
     """Make moto use these classes, before its first stack."""
-    parsing.clean_json = _without_nothing  # which it calls for each part
+    parsing.clean_json = _resolve  # which it calls for each part
     moto.cloudformation.models.Stack = LocalStack
     moto.cloudformation.models.ChangeSet = LocalChangeSet
     moto.cloudformation.models.cloudformation_backends.backend = StackBackend
+    moto.cloudformation.urls.url_paths["{0}/$"] = StackResponse.dispatch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ecs_worker.iam import rights
+from ecs_worker.iam.rights import ExecutionNeeds, Scope, WorkerNeeds
 from ecs_worker.settings import WorkerSettings
 from support import stacks
 from support.embedded import fresh
 from support.paths import TOP
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from support.embedded import Aws
 
@@ -70,8 +73,9 @@ COMBINATIONS = pairwise(CHOICES)
 
 
 def lint(template: Path) -> str:
-    """What cfn-lint finds, remarks included; it follows every combination of the conditions."""
-    command = [str(Path(sys.executable).parent / "cfn-lint"), "--include-checks", "I", "--", str(template)]
+    """What cfn-lint finds, remarks included; it follows every combination of the conditions, in three partitions."""
+    regions = ["--regions", "us-east-1", "us-gov-west-1", "cn-north-1"]
+    command = [str(Path(sys.executable).parent / "cfn-lint"), "--include-checks", "I", *regions, "--", str(template)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120).stdout
 
 
@@ -124,15 +128,54 @@ async def deployed(aws: Aws, chosen: Mapping[str, str]) -> tuple[str, dict[str, 
 async def policies(aws: Aws, role_arn: str) -> dict[str, dict[str, Any]]:
     """The statements of all policies of a role, by Sid."""
     role = role_arn.rpartition("/")[2]
-    found: dict[str, dict[str, Any]] = {}
+    found: list[dict[str, Any]] = []
     for name in (await aws.iam.list_role_policies(RoleName=role))["PolicyNames"]:
-        document = (await aws.iam.get_role_policy(RoleName=role, PolicyName=name))["PolicyDocument"]
-        found |= {statement["Sid"]: statement for statement in document["Statement"]}
-    return found
+        found += (await aws.iam.get_role_policy(RoleName=role, PolicyName=name))["PolicyDocument"]["Statement"]
+    return by_sid(found)
 
 
-def listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+def by_sid(statements: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Statements as they are compared: IAM doesn't tell one value from a list of it, nor one order from another."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return sorted(value) if isinstance(value, list) else [value]
+
+    return {statement["Sid"]: plain(statement) for statement in statements}
+
+
+HERE = Scope("aws", "us-east-1", ACCOUNT)
+RUN_LOGS = HERE.arn("logs", "log-group:prefect")
+
+
+def wanted_of_worker(made: Mapping[str, str], families: str = "prefect_*") -> dict[str, dict[str, Any]]:
+    """What `ecs_worker.iam` gives a worker that runs those families in the stack's cluster."""
+    runs = frozenset({HERE.definition(families)})
+    queue = made.get("EventsQueueUrl", "").rpartition("/")[2]
+    needs = WorkerNeeds(
+        clusters=frozenset({made["ClusterArn"]}),
+        runs=runs,
+        registers=runs,
+        task_roles=frozenset({made["ExecutionRoleArn"], made["RunTaskRoleArn"]}),
+        logs=frozenset({RUN_LOGS}),
+        queues=frozenset({HERE.arn("sqs", queue)} if queue else ()),
+        finds_network=True,
+    )
+    return by_sid(statement.to_json() for statement in rights.worker(needs))
+
+
+def wanted_of_execution(chosen: Mapping[str, str], made: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """The same of a role with which ECS starts the worker and its runs, whose images are not known here."""
+    secrets = {chosen.get(name) or "" for name in ("PrefectApiKeySecretArn", "PrefectAuthStringSecretArn")} - {""}
+    needs = ExecutionNeeds(
+        repositories=frozenset({Scope("aws", "*", ACCOUNT).arn("ecr", "repository/*")}),
+        logs=frozenset({RUN_LOGS, HERE.arn("logs", f"log-group:{made['LogGroupName']}")}),
+        new_logs=frozenset({RUN_LOGS}),
+        secrets=frozenset(each for secret in secrets for each in HERE.secrets(secret)),
+        keys=frozenset({chosen["SecretsKeyArn"]} if secrets and chosen.get("SecretsKeyArn") else ()),
+    )
+    return by_sid(statement.to_json() for statement in rights.execution(needs))
 
 
 @pytest.mark.anyio
@@ -158,15 +201,8 @@ async def test_every_two_choices_together_make_what_they_say(aws: Aws, number: i
     assert container["command"] == fixed + [word for word in chosen["ExtraOptions"].split("\n") if word]
     assert definition["runtimePlatform"]["cpuArchitecture"] == chosen["Architecture"].upper()
 
-    reading = await policies(aws, made["ExecutionRoleArn"])
-    assert sorted(listed(reading.get("ReadSecretsManager", {"Resource": []})["Resource"])) == sorted(secrets.values())
-    assert ("DecryptThem" in reading) == bool(secrets and chosen["SecretsKeyArn"])
-    statements = await policies(aws, made["WorkerRoleArn"])
-    assert ("ReadTaskEvents" in statements) == (chosen["EventsQueue"] == "true")
-    for statement in [*reading.values(), *statements.values()]:
-        assert statement["Resource"], "IAM refuses an empty list"
-        for resource in listed(statement["Resource"]):
-            assert re.fullmatch(r"\*|arn:aws:[a-z0-9-]+:[a-z0-9*-]*:(\d{12}):.+", resource), resource
+    assert await policies(aws, made["ExecutionRoleArn"]) == wanted_of_execution(chosen, made)
+    assert await policies(aws, made["WorkerRoleArn"]) == wanted_of_worker(made)
 
     (service,) = (await aws.ecs.describe_services(cluster=made["ClusterArn"], services=[made["ServiceArn"]]))[
         "services"
@@ -245,23 +281,11 @@ async def test_the_network_lets_nothing_in_and_the_roles_may_do_no_more_than_the
     groups = (await aws.logs.describe_log_groups(logGroupNamePrefix=made["LogGroupName"]))["logGroups"]
     assert groups[0]["retentionInDays"] == 30
 
-    worker = await policies(aws, made["WorkerRoleArn"])
-    here = f"us-east-1:{ACCOUNT}"
-    assert sorted(worker["GiveTasksTheirRoles"]["Resource"]) == sorted(
-        [made["ExecutionRoleArn"], made["RunTaskRoleArn"]]
-    )
-    assert worker["RunTasks"]["Resource"] == f"arn:aws:ecs:{here}:task-definition/prefect_my-pool_*:*"
-    assert worker["RunTasks"]["Condition"] == {"ArnEquals": {"ecs:cluster": CLUSTER}}
-    assert worker["WatchAndStopTasks"]["Resource"] == f"arn:aws:ecs:{here}:task/default/*"
-    assert worker["FindTasks"]["Condition"] == {"ArnEquals": {"ecs:cluster": CLUSTER}}
-    execution = await policies(aws, made["ExecutionRoleArn"])
-    assert f"arn:aws:logs:{here}:log-group:prefect" in execution["MakeLogGroups"]["Resource"]
+    assert await policies(aws, made["WorkerRoleArn"]) == wanted_of_worker(made, "prefect_my-pool_*")
     assert await policies(aws, made["RunTaskRoleArn"]) == {}
     for output in ("WorkerRoleArn", "ExecutionRoleArn", "RunTaskRoleArn"):
         role = (await aws.iam.get_role(RoleName=made[output].rpartition("/")[2]))["Role"]
-        (trust,) = role["AssumeRolePolicyDocument"]["Statement"]
-        assert trust["Principal"] == {"Service": "ecs-tasks.amazonaws.com"}
-        assert trust["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
+        assert role["AssumeRolePolicyDocument"] == rights.trust(rights.ECS_TASKS, ACCOUNT)
     await aws.cloudformation.delete_stack(StackName=name)
     await aws.logs.delete_log_group(logGroupName=made["LogGroupName"])
 
@@ -325,3 +349,18 @@ def test_the_filters_read_what_the_worker_writes() -> None:
     patterns = re.findall(r"FilterPattern: (?:\"|')(.*)(?:\"|')$", stacks.TEMPLATE, flags=re.MULTILINE)
     assert len(patterns) == 3
     assert {name for pattern in patterns for name in re.findall(r"\$\.(\w+)", pattern)} == set(_FACTS)
+
+
+@pytest.mark.anyio
+async def test_a_stack_whose_resources_are_refused_ends_with_the_reason_and_without_outputs(aws: Aws) -> None:
+    name = fresh("stack")
+    definition = {"Family": name, "ContainerDefinitions": [{"Name": "one", "Image": "an-image", "Memory": 0}]}
+    template = {
+        "Resources": {"Task": {"Type": "AWS::ECS::TaskDefinition", "Properties": definition}},
+        "Outputs": {"TaskArn": {"Value": {"Ref": "Task"}}},
+    }
+    await aws.cloudformation.create_stack(StackName=name, TemplateBody=json.dumps(template))
+    stack = await stacks.settles(aws, name, "ROLLBACK_COMPLETE")
+    assert not stack.get("Outputs")
+    assert "Task CREATE_FAILED" in await stacks.story(aws, name)
+    await aws.cloudformation.delete_stack(StackName=name)

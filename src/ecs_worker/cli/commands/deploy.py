@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import Annotated
 
 import typer
 
 from ecs_worker.cli.commands import new_app
 from ecs_worker.cli.options import with_settings
-from ecs_worker.deploy.wishes import Where, Which, Wishes
+from ecs_worker.deploy.wishes import EventsWishes, Where, Which, Wishes
 from ecs_worker.errors import UserError
 
 app = new_app(name="deploy", invoke_without_command=True, subcommand_metavar="[COMMAND]")
@@ -147,3 +148,78 @@ def delete(
     from ecs_worker.cli import undeploy
 
     undeploy.delete(which, stack, undeploy.Removal(yes=yes, force=force, everything=everything, wait=wait))
+
+
+@app.command()
+@with_settings
+def events(
+    wishes: EventsWishes,
+    yes: _Yes = False,
+    dry_run: _DryRun = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is there.")] = True,
+) -> None:
+    """Make only a queue of task events, for a worker that runs elsewhere, and print what to give to --events-queue."""
+    from ecs_worker.cli import events_queue
+    from ecs_worker.cli.deploy import How
+
+    events_queue.make(wishes, How(yes=yes, dry_run=dry_run, wait=wait))
+
+
+@app.command("import")
+@with_settings
+def take_over(
+    wishes: Wishes,
+    stack: Annotated[str, typer.Argument(metavar="STACK", help="The stack of prefect-aws's.", show_default=False)],
+    yes: _Yes = False,
+    dry_run: _DryRun = False,
+    wait: _Wait = True,
+) -> None:
+    """Deploy a worker with the values of one that `prefect-aws ecs-worker deploy-service` has deployed.
+
+    Shows the `ecs-worker deploy` that it amounts to. Options that are given win; --image is needed. The pool's defaults
+    that are the old stack's become the new one's. The old stack stays: delete it when its runs have ended.
+    """
+    from ecs_worker.cli import takeover
+    from ecs_worker.cli.deploy import How
+
+    takeover.take_over(wishes, stack, How(yes=yes, dry_run=dry_run, wait=wait))
+
+
+class What(StrEnum):
+    """What a template makes."""
+
+    SERVICE = "service"
+    EVENTS = "events"
+
+
+class Form(StrEnum):
+    """How a template is written."""
+
+    YAML = "yaml"
+    JSON = "json"
+    TERRAFORM = "terraform"
+
+
+@app.command()
+def template(
+    what: Annotated[
+        What,
+        typer.Option("--type", help="The worker as a service, or only a queue of task events for --events-queue."),
+    ] = What.SERVICE,
+    form: Annotated[
+        Form, typer.Option("--format", help="CloudFormation's YAML or JSON, or a Terraform module around it.")
+    ] = Form.YAML,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIRECTORY", help="Where to write it (default: print it).", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Print the CloudFormation template of a deployed worker, or write a Terraform module around it.
+
+    So workers can be deployed by other tools, too: with the same parameters, roles and network as by this command.
+    """
+    from ecs_worker.cli import template as work
+
+    work.export(what.value, form.value, output)

@@ -15,10 +15,11 @@ app = new_app(name="iam", help="The AWS rights that a work pool needs.", no_args
 
 
 class Whose(StrEnum):
-    """Whose rights: the worker's, those with which ECS starts the tasks, or those of `ecs-worker doctor`."""
+    """Whose rights: the worker's, ECS's that starts the tasks, a deployer's, or those of `ecs-worker doctor`."""
 
     WORKER = "worker"
     EXECUTION = "execution"
+    DEPLOYER = "deployer"
     DOCTOR = "doctor"
 
 
@@ -44,7 +45,7 @@ _Queue = Annotated[
 @with_settings
 def policy(
     whose: Annotated[
-        Whose, typer.Argument(metavar="worker|execution|doctor", help="Whose rights.", show_default=False)
+        Whose, typer.Argument(metavar="worker|execution|deployer|doctor", help="Whose rights.", show_default=False)
     ],
     pool: _Pool = None,
     form: Annotated[Format, typer.Option("--format", help="How the policy is written.")] = Format.JSON,
@@ -66,6 +67,8 @@ def policy(
     They are read from Prefect: the pool, its defaults, its deployments' job variables. Of AWS only the account's
     number and the task definitions that jobs reuse are asked for, where they can't be told otherwise. Give the worker's
     own options, too. Without --pool: the general policies of iam/, for names to fill in.
+
+    `deployer`: for `ecs-worker deploy` in all its forms, of which Prefect needn't be asked.
     """
     from ecs_worker.cli import iam as work
 

@@ -354,10 +354,10 @@ class _Work:
 
 @contextmanager
 def _going_on(name: str) -> Iterator[None]:
-    """Whoever goes away meanwhile is told that AWS doesn't."""
+    """Should this end before the stack's change does, say that AWS goes on."""
     try:
         yield
-    except anyio.get_cancelled_exc_class():
+    except BaseException:
         typer.echo(
             f"AWS goes on with the stack {name}: `ecs-worker deploy status {name}` tells how far it is.", err=True
         )

@@ -52,11 +52,6 @@ class Plan:
     taken_over: Facts | None = None
 
     @property
-    def new(self) -> bool:
-        """Whether the stack is made."""
-        return self.existing is None
-
-    @property
     def before(self) -> Mapping[str, str]:
         """The parameters that the stack has now."""
         return self.existing.parameters if self.existing else {}

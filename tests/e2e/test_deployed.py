@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -11,6 +12,7 @@ import pytest
 from support import stacks
 from support.command_line import Ended, ecs_worker
 from support.embedded import Aws, connected
+from support.servers.worker import command, environment
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -259,5 +261,18 @@ async def test_a_stack_whose_worker_never_starts_is_undone_and_what_stays_is_nam
     assert f"`ecs-worker deploy delete {deploy.stack}`, then deploy again" in again.err
     await deploy.well("delete", deploy.stack, "--yes")
     assert "is ONLINE" in await deploy.new()
+    await deploy.well("delete", deploy.stack, "--all", "--yes")
+    assert await left(clients, deploy.stack) == {}
+
+
+async def test_whoever_goes_away_is_told_that_aws_goes_on(world: World, clients: Aws, deploy: Deploy) -> None:
+    new = ["deploy", "--pool", world.pool, "--cluster", world.pool, "--image", stacks.IMAGE, "--yes"]
+    env = environment(world.directory, api_url=world.server.url, aws_url=world.aws_url)
+    async with command(world.directory, new, env, log=world.directory / "deploy.log") as process:
+        await process.wait_for_output("CREATE_IN_PROGRESS           Service")
+        assert await process.stop(signal.SIGINT) == 130
+        assert f"AWS goes on with the stack {deploy.stack}: `ecs-worker deploy status" in process.output
+    await stacks.settles(clients, deploy.stack, "CREATE_COMPLETE")
+    assert "Set the defaults of the work pool" in await deploy.well("--pool", world.pool, "--yes")
     await deploy.well("delete", deploy.stack, "--all", "--yes")
     assert await left(clients, deploy.stack) == {}

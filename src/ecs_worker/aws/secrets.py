@@ -22,7 +22,6 @@ class Secret:
     arn: str
     name: str
     deleted: bool
-    tags: Mapping[str, str]
 
 
 class Secrets(Service):
@@ -39,8 +38,7 @@ class Secrets(Service):
                 return None
             raise
         with usable("DescribeSecret"):
-            tags = {each["Key"]: each.get("Value", "") for each in answer.get("Tags") or ()}
-            return Secret(str(answer["ARN"]), str(answer["Name"]), bool(answer.get("DeletedDate")), tags)
+            return Secret(str(answer["ARN"]), str(answer["Name"]), bool(answer.get("DeletedDate")))
 
     async def value(self, secret: str) -> str | None:
         """The secret's text; None if it has no value yet, or another than text."""

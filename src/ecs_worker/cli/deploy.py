@@ -17,6 +17,7 @@ from ecs_worker.aws.session import Aws
 from ecs_worker.cli.pool import ecs_pool, of_type_ecs
 from ecs_worker.cli.server import prefect_api, prefect_settings
 from ecs_worker.deploy import arrival, credentials, pool, stack, trouble, which
+from ecs_worker.deploy.asked import check
 from ecs_worker.deploy.credentials import WORDS, Step
 from ecs_worker.deploy.plan import Here, changed, find, restored, wanted
 from ecs_worker.deploy.pool import Facts
@@ -101,16 +102,19 @@ async def at_desk(where: Where, prefect: PrefectSettings) -> AsyncIterator[Desk]
 
 def deploy(wishes: Wishes, how: How) -> None:
     """Make or change a stack. Raises UserError."""
+    check(wishes)
     anyio.run(_deploy, wishes, how)
 
 
 def upgrade(wishes: Wishes, named: str | None, how: How) -> None:
     """Change a stack. Raises UserError."""
+    check(wishes)
     anyio.run(_upgrade, wishes, named, how)
 
 
 def diff(wishes: Wishes, named: str | None) -> None:
     """Show what `upgrade` would change; exits with 1 if anything. Raises UserError."""
+    check(wishes)
     if anyio.run(_upgrade, wishes, named, How(dry_run=True)):
         raise typer.Exit(1)
 
@@ -350,10 +354,10 @@ class _Work:
 
 @contextmanager
 def _going_on(name: str) -> Iterator[None]:
-    """Whoever goes away meanwhile is told that AWS doesn't."""
+    """Should this end before the stack's change does, say that AWS goes on."""
     try:
         yield
-    except anyio.get_cancelled_exc_class():
+    except BaseException:
         typer.echo(
             f"AWS goes on with the stack {name}: `ecs-worker deploy status {name}` tells how far it is.", err=True
         )

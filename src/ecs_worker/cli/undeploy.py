@@ -17,7 +17,7 @@ from ecs_worker.errors import AwsError, UserError
 from ecs_worker.prefect_api.schemas import StateType
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from ecs_worker.aws.cloudformation import Stack
     from ecs_worker.aws.logs import Logs
@@ -55,17 +55,19 @@ async def _delete(asked: Which, named: str | None, removal: Removal) -> None:
         if found.moving and not found.status.startswith("DELETE"):
             stack.check_changeable(found)
         pool_name = which.pool_of(found)
+        others = [each for each in await which.all_of_ours(here.cloudformation) if which.pool_of(each) == pool_name]
+        gives = _Gives(found, [each for each in others if each.id != found.id])
         async with _prefect(removal, pool_name) as api:
-            if api is not None and not removal.force:
+            # A stack that could not be made has no worker that holds runs.
+            if api is not None and not removal.force and "ServiceArn" in found.outputs:
                 await _check_held(api, found, pool_name)
-            work_pool = await api.read_pool(pool_name) if api is not None else None
-            changes = _emptyings(work_pool, found)
+            changes = gives.alone(await api.read_pool(pool_name)) if api is not None else []
             secrets = await _secrets(here, found)
             _show(found, here, changes, secrets, removal)
             confirm("\nDelete it?", yes=removal.yes)
             # First the defaults: without the stack, tasks that they describe can't start.
-            if api is not None and work_pool is not None and changes:
-                await _empty(api, pool_name, found)
+            if api is not None and changes:
+                await _empty(api, pool_name, gives)
         await _delete_stack(here, found, removal)
         if removal.wait:
             await _rest(here, await aws.logs(target), found, secrets, removal)
@@ -101,14 +103,25 @@ async def _check_held(api: PrefectClient, found: Stack, pool_name: str) -> None:
         )
 
 
-def _emptyings(work_pool: WorkPool | None, found: Stack) -> list[Filling]:
-    own = facts(found)
-    return pool.emptyings(work_pool.base_job_template, own) if work_pool is not None and own is not None else []
+@dataclass(frozen=True, slots=True)
+class _Gives:
+    """What a stack has given to its pool, beside the pool's other stacks."""
+
+    stack: Stack
+    others: Sequence[Stack]
+
+    def alone(self, work_pool: WorkPool | None) -> list[Filling]:
+        """The pool's defaults that go with the stack."""
+        own = facts(self.stack)
+        if work_pool is None or own is None:
+            return []
+        theirs = [given for each in self.others if (given := facts(each)) is not None]
+        return pool.emptyings(work_pool.base_job_template, own, theirs)
 
 
-async def _empty(api: PrefectClient, pool_name: str, found: Stack) -> None:
+async def _empty(api: PrefectClient, pool_name: str, gives: _Gives) -> None:
     work_pool = await api.read_pool(pool_name)  # somebody may have changed it while we asked
-    changes = _emptyings(work_pool, found)
+    changes = gives.alone(work_pool)
     if work_pool is not None and changes:
         await api.update_pool(pool_name, base_job_template=pool.filled(work_pool.base_job_template, changes))
         names = ", ".join(each.variable for each in changes)

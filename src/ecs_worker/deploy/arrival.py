@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
 
 from ecs_worker.deploy.stack import looks
-from ecs_worker.errors import PrefectNotFound
+from ecs_worker.errors import PrefectNotFound, PrefectUnavailable, PrefectUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -27,12 +28,16 @@ async def online(api: PrefectClient, pool: str) -> list[Worker]:
 
 
 async def arrives(api: PrefectClient, pool: str, before: Collection[str], *, seconds: float = ARRIVES) -> Worker | None:
-    """The first live worker of the pool whose name is not among those of `before`; None if none comes in time."""
+    """The first live worker of the pool whose name is not among those of `before`; None if none comes in time.
+
+    That Prefect doesn't answer meanwhile is no end.
+    """
     pause = looks()
     with anyio.move_on_after(seconds):
         while True:
-            for worker in await online(api, pool):
-                if worker.name not in before:
-                    return worker
+            with suppress(PrefectUnavailable, PrefectUnreachable):
+                for worker in await online(api, pool):
+                    if worker.name not in before:
+                        return worker
             await pause()
     return None

@@ -10,6 +10,33 @@ from ecs_worker.job.sizes import FARGATE, fargate_runs
 from ecs_worker.settings import VARIABLE_ONLY, aliases, option
 
 
+def check(wishes: Wishes) -> None:
+    """Raise UserError for what can be told wrong by itself, before Prefect and AWS are asked."""
+    given(wishes)
+    extra_options(wishes, "")
+    for one, other, both in (
+        ("--cluster", "--new-cluster", wishes.cluster is not None and wishes.new_cluster),
+        (
+            "--prefect-api-key",
+            "--prefect-api-key-secret-arn",
+            None not in {wishes.prefect_api_key, wishes.prefect_api_key_secret_arn},
+        ),
+        (
+            "--prefect-auth-string",
+            "--prefect-auth-string-secret-arn",
+            None not in {wishes.prefect_auth_string, wishes.prefect_auth_string_secret_arn},
+        ),
+    ):
+        if both:
+            raise UserError(f"{one} and {other} exclude each other: give one of them.")
+    for name, secret in (
+        ("--prefect-api-key", wishes.prefect_api_key),
+        ("--prefect-auth-string", wishes.prefect_auth_string),
+    ):
+        if secret is not None and not secret.get_secret_value():
+            raise UserError(f"{name} is empty: give the value, or leave it out.")
+
+
 def without_effect(wishes: Wishes) -> list[str]:
     """A sentence for each of the other tool's options that is given and means nothing here."""
     return [

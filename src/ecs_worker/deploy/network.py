@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -54,6 +55,16 @@ def choose(subnets: Sequence[Subnet], found: Mapping[str, Way]) -> Network | Non
     for way in (Way.ROUTED, Way.PUBLIC):
         fit = [subnet for subnet in subnets if found[subnet.id] is way and not subnet.outpost]
         if fit:
-            ids = tuple(subnet.id for subnet in fit[:MOST_SUBNETS])
+            ids = tuple(subnet.id for subnet in _spread(fit)[:MOST_SUBNETS])
             return Network(fit[0].vpc_id, ids, public_ip=way is Way.PUBLIC)
     return None
+
+
+def _spread(subnets: Sequence[Subnet]) -> list[Subnet]:
+    """The first subnet of each zone, then the second of each …: if not all are taken, those that are lie apart."""
+    seen: Counter[str] = Counter()
+    ranks = []
+    for subnet in subnets:
+        ranks.append(seen[subnet.zone])
+        seen[subnet.zone] += 1
+    return [subnet for _, subnet in sorted(zip(ranks, subnets, strict=True), key=lambda pair: pair[0])]

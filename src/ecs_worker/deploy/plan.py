@@ -52,11 +52,6 @@ class Plan:
     taken_over: Facts | None = None
 
     @property
-    def new(self) -> bool:
-        """Whether the stack is made."""
-        return self.existing is None
-
-    @property
     def before(self) -> Mapping[str, str]:
         """The parameters that the stack has now."""
         return self.existing.parameters if self.existing else {}
@@ -211,8 +206,6 @@ async def _plan(
 async def _cluster(
     here: Here, wishes: Wishes, existing: Stack | None, pool: WorkPool | None, capacity: str
 ) -> dict[str, str]:
-    if wishes.cluster and wishes.new_cluster:
-        raise UserError("--cluster and --new-cluster exclude each other: give one of them.")
     if wishes.new_cluster:
         return {"ClusterArn": ""}
     named, origin = wishes.cluster, "--cluster"
@@ -376,10 +369,6 @@ async def _credentials(
         (AUTH_STRING, "--prefect-auth-string", wishes.prefect_auth_string, wishes.prefect_auth_string_secret_arn),
     ):
         value = secret.get_secret_value() if secret is not None else None
-        if value is not None and arn is not None:
-            raise UserError(f"{option} and {option}-secret-arn exclude each other: give one of them.")
-        if value == "":
-            raise UserError(f"{option} is empty: give the value, or leave it out.")
         if arn is not None:
             if arn:
                 _check_region(here, arn, f"{option}-secret-arn")

@@ -68,10 +68,15 @@ def fillings(template: Mapping[str, Any], facts: Facts, before: Facts | None) ->
     return found + [Filling(name, None) for name in gone if name not in _NETWORK or network_is_free]
 
 
-def emptyings(template: Mapping[str, Any], facts: Facts) -> list[Filling]:
-    """The defaults to take away with the stack: those that are its own, and say nothing without it."""
-    given = _values(facts, _placed(template)) if template else {}
-    return [Filling(name, None) for name, value in given.items() if default(template, name) == value]
+def emptyings(template: Mapping[str, Any], facts: Facts, others: Iterable[Facts] = ()) -> list[Filling]:
+    """The defaults to take away with the stack: those that it gave, and none of the pool's other stacks gives."""
+    placed = _placed(template)
+    kept = [_values(other, placed) for other in others]
+    return [
+        Filling(name, None)
+        for name, value in _values(facts, placed).items()
+        if default(template, name) == value and not any(other.get(name) == value for other in kept)
+    ]
 
 
 def filled(template: Mapping[str, Any], changes: Iterable[Filling]) -> dict[str, Any]:

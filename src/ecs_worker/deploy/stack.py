@@ -12,8 +12,9 @@ from uuid import uuid4
 import anyio
 
 from ecs_worker.aws.cloudformation import IN_REVIEW
-from ecs_worker.errors import UserError
+from ecs_worker.errors import AwsError, UserError
 from ecs_worker.job.names import LONGEST_TAG_VALUE, ecs_name, tag_text
+from ecs_worker.verdicts.classify import Kind, classify
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -175,16 +176,22 @@ async def follow(
     """Tell the stack's events until its change has ended: the stack (None: it is gone) and all the events.
 
     `look` is called at each look. The end is what the stack's own last event says: its status may be that of before
-    for a moment. Raises UserError after an hour; AWS goes on.
+    for a moment. That AWS doesn't answer for a moment is no end. Raises UserError after an hour; AWS goes on.
     """
     told: list[StackEvent] = []
     pause = looks()
     try:
         with anyio.fail_after(_ENDS):
             while True:
-                stack = await cloudformation.stack(stack_id)
-                for event in await cloudformation.events(stack_id, after):
-                    after = event.id
+                try:
+                    stack = await cloudformation.stack(stack_id)
+                    new = await cloudformation.events(stack_id, told[-1].id if told else after)
+                except AwsError as error:
+                    if classify(error).kind is Kind.PERMANENT:
+                        raise
+                    await pause()
+                    continue
+                for event in new:
                     told.append(event)
                     tell(event)
                 await look()

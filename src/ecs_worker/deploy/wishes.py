@@ -45,7 +45,8 @@ class Which(Where):
         default=None, description="Work pool of the worker."
     )
     stack_name: str | None = Field(
-        default=None, description="Name of the CloudFormation stack (default: ecs-worker- and the pool's name)."
+        default=None,
+        description="Name of the CloudFormation stack; of a new one, ecs-worker- and the pool's name by default.",
     )
 
 

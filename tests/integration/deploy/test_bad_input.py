@@ -106,6 +106,30 @@ async def test_an_aws_that_does_not_answer_or_denies_is_told_by_what_is_lacking(
     await command.refused(ended, "AWS denies cloudformation:CreateChangeSet", "`ecs-worker iam policy deployer`")
 
 
+async def test_an_aws_that_does_not_answer_for_a_moment_ends_nothing(command: Command) -> None:
+    async with ChaosProxy(command.aws.url, api_path="") as proxy:
+        first = fault(What.SERVER_ERROR, containing="Action=DescribeStackEvents", nth=(2, 3))
+        proxy.fault(first)
+        ended = await command.new(aws_url=proxy.url, AWS_MAX_ATTEMPTS="1")
+        assert [call.outcome for call in proxy.calls].count("503") == 2
+    assert ended.code == 0, ended
+    assert ended.out.count(" CREATE_COMPLETE              Service\n") == 1, "each event is told once"
+    assert "is deployed, but none runs (--desired-count 0)" in ended.out
+    await command.well("delete", command.stack, "--all", "--yes")
+
+
+async def test_an_aws_that_denies_meanwhile_goes_on_without_us(command: Command) -> None:
+    async with ChaosProxy(command.aws.url, api_path="") as proxy:
+        told = {"code": "AccessDenied", "message": "not authorized to perform: cloudformation:DescribeStackEvents"}
+        proxy.fault(fault(What.ERROR, containing="Action=DescribeStackEvents", nth=(2,), status=403, **told))
+        ended = await command.new(aws_url=proxy.url)
+    assert ended.code == 2, ended
+    assert f"AWS goes on with the stack {command.stack}: `ecs-worker deploy status {command.stack}`" in ended.err
+    assert "AWS denies cloudformation:DescribeStackEvents" in ended.err
+    await stacks.settles(command.aws, command.stack, "CREATE_COMPLETE")
+    await command.well("delete", command.stack, "--all", "--yes")
+
+
 async def test_what_was_made_when_it_goes_wrong_is_named_with_how_to_remove_it(command: Command) -> None:
     """Between the secret and the stack."""
     async with ChaosProxy(command.aws.url, api_path="") as proxy:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import pty
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +16,7 @@ from support.builders import quick_template
 from support.deploying import Command
 from support.embedded import Aws, connected, fresh
 from support.servers.prefect import free_port
+from support.servers.worker import environment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -70,6 +75,28 @@ async def test_a_dry_run_shows_all_and_leaves_nothing(command: Command) -> None:
     secrets = (await command.aws.secretsmanager.list_secrets())["SecretList"]
     assert not [each for each in secrets if command.stack in each["Name"]]
     assert await command.defaults() == before
+
+
+async def test_it_asks_and_a_no_leaves_nothing(command: Command) -> None:
+    terminal, its_side = pty.openpty()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "ecs_worker", "deploy", "--pool", command.pool, "--image", stacks.IMAGE),
+            env=environment(command.home, api_url=command.admin.server.url, aws_url=command.aws.url),
+            stdin=its_side,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        os.write(terminal, b"n\n")
+        told, _ = await process.communicate()
+    finally:
+        os.close(terminal)
+        os.close(its_side)
+    assert process.returncode == 1
+    assert "+ AWS::ECS::Service Service" in told.decode()
+    assert "Do this? [y/N]" in told.decode()
+    stacks_there = (await command.aws.cloudformation.describe_stacks())["Stacks"]
+    assert command.stack not in [each["StackName"] for each in stacks_there]
 
 
 async def test_prefect_aws_s_names_of_the_options_work(command: Command) -> None:
@@ -196,6 +223,25 @@ async def test_what_the_pool_says_already_counts_and_stays(command: Command) -> 
     now = await command.defaults()
     assert {name: now[name] for name in own} == own
     assert "execution_role_arn" not in now
+
+
+async def test_of_two_stacks_of_a_pool_one_goes_and_the_other_s_defaults_stay(command: Command) -> None:
+    second = f"{command.stack}-2"
+    assert (await command.new("--cluster", "default")).code == 0
+    assert (await command.new("--cluster", "default", "--stack-name", second)).code == 0
+    first = await command.defaults()
+    several = await command("status", "--pool", command.pool)
+    assert several.code == 2
+    assert f"There are several stacks of the work pool {command.pool!r}" in several.err
+    await command.well("delete", command.stack, "--all", "--yes")
+    now = await command.defaults()
+    assert {name: now.get(name) for name in ("cluster", "subnets")} == {
+        name: first[name] for name in ("cluster", "subnets")
+    }
+    assert not {"execution_role_arn", "task_role_arn"} & now.keys(), "these roles are gone"
+    told = await command.well("--pool", command.pool, "--stack-name", second, "--yes")
+    assert f"Set the defaults of the work pool {command.pool}: execution_role_arn, task_role_arn." in told
+    await command.well("delete", second, "--all", "--yes")
 
 
 async def test_a_pool_that_is_not_there_is_made(either_command: Command) -> None:

@@ -66,7 +66,8 @@ def test_no_subnet_without_a_way_out_is_taken() -> None:
 
 
 def test_a_service_takes_sixteen_subnets_at_most() -> None:
-    many = [subnet(f"s{number}") for number in range(20)]
+    many = [Subnet(f"s{number}", VPC, "a" if number < 18 else "b") for number in range(20)]
     network = choose(many, {each.id: Way.PUBLIC for each in many})
     assert network is not None
     assert len(network.subnets) == MOST_SUBNETS
+    assert network.subnets[:4] == ("s0", "s18", "s1", "s19"), "of all zones"

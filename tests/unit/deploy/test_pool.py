@@ -94,6 +94,12 @@ def test_with_the_stack_its_own_defaults_go_and_others_stay() -> None:
     assert emptyings({}, PUBLIC) == []
 
 
+def test_what_another_stack_of_the_pool_gives_too_stays() -> None:
+    full = filled(OURS, fillings(OURS, PUBLIC, None))
+    beside = Facts({**OUTPUTS, "ExecutionRoleArn": "another", "RunTaskRoleArn": "another"}, public_ip=True)
+    assert {change.variable for change in emptyings(full, PUBLIC, [beside])} == {"execution_role_arn", "task_role_arn"}
+
+
 def test_in_prefect_aws_s_template_the_network_goes_where_its_worker_reads_it() -> None:
     """Its template has no variable `subnets`; a default within the schema of network_configuration renders nothing."""
     theirs = json.loads((TESTS / "unit" / "job" / "prefect_aws_0_7_template.json").read_text(encoding="utf-8"))

@@ -23,6 +23,13 @@ class Format(StrEnum):
     JSON = "json"
 
 
+class Listing(StrEnum):
+    """How a list is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
 _Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and leave nothing.")]
 _Wait = Annotated[
@@ -34,7 +41,7 @@ _Wait = Annotated[
 _Stack = Annotated[
     str | None,
     typer.Argument(
-        metavar="[STACK]",
+        metavar="STACK",
         help="The stack (default: that of --pool; else the only one of the account in the Region).",
         show_default=False,
     ),
@@ -122,18 +129,22 @@ def status(which: Which, stack: _Stack = None, form: _Json = Format.TEXT) -> Non
 
 @app.command("list")
 @with_settings
-def list_stacks(where: Where, form: _Json = Format.TEXT) -> None:
+def list_stacks(
+    where: Where, form: Annotated[Listing, typer.Option("--format", help="How it is printed.")] = Listing.TABLE
+) -> None:
     """List the deployed workers of the account in the Region."""
     from ecs_worker.cli import deployed
 
-    deployed.list_stacks(where, as_json=form is Format.JSON)
+    deployed.list_stacks(where, as_json=form is Listing.JSON)
 
 
 @app.command()
 @with_settings
 def delete(
     which: Which,
-    stack: _Stack = None,
+    stack: Annotated[
+        str | None, typer.Argument(metavar="STACK", help="The stack (default: that of --pool).", show_default=False)
+    ] = None,
     yes: _Yes = False,
     force: Annotated[bool, typer.Option("--force", help="Also while flow runs of the pool are under way.")] = False,
     everything: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from moto.ec2.models.internet_gateways import InternetGateway
 from moto.ec2.models.route_tables import Route
 from moto.ec2.models.vpcs import VPCEndPoint
 
@@ -11,7 +12,7 @@ from moto.ec2.models.vpcs import VPCEndPoint
 def _state(route: Any) -> str:
     """`blackhole`: what the route leads to is gone (EC2 API, Route)."""
     gateway, nat = route.gateway, route.nat_gateway
-    detached = gateway is not None and getattr(gateway, "vpc", route) is None
+    detached = isinstance(gateway, InternetGateway) and gateway.vpc is None
     gone = nat is not None and nat.state != "available"
     return "blackhole" if detached or gone else "active"
 

@@ -62,6 +62,8 @@ class Asked:
 
 def print_policy(asked: Asked, whose: str, *, as_terraform: bool) -> None:
     """Print the least rights. Raises UserError."""
+    if whose == DOCTOR and asked.role:
+        raise UserError(f"--role {asked.role!r} chooses one of several, but doctor looks at all: leave it out.")
     if asked.pool is None:
         if asked.role:
             raise UserError(f"--role {asked.role!r} is one of a work pool's: name the pool with --pool.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from moto.ec2.models import EC2Backend
+from moto.ec2.models.internet_gateways import InternetGateway
 from moto.ec2.models.route_tables import Route
 from moto.ec2.models.vpcs import VPCEndPoint
 
@@ -25,7 +26,7 @@ def _default_vpc_with_gateway(backend: Any) -> Any:
 def _state(route: Any) -> str:
     """`blackhole`: what the route leads to is gone (EC2 API, Route)."""
     gateway, nat = route.gateway, route.nat_gateway
-    detached = gateway is not None and getattr(gateway, "vpc", route) is None
+    detached = isinstance(gateway, InternetGateway) and gateway.vpc is None
     gone = nat is not None and nat.state != "available"
     return "blackhole" if detached or gone else "active"
 

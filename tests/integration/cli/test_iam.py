@@ -293,6 +293,19 @@ async def test_what_is_printed_is_enough_for_a_pools_secrets(admin: Admin, iam: 
     assert allowed(policies, Request("ssm:GetParameters", parameter))
 
 
+async def test_what_doctor_reads_is_of_the_pools_own_things(admin: Admin, iam: Command) -> None:
+    pool = await pool_with(admin, flows=FLOWS)
+    found = await iam.policy("doctor", "--pool", pool, notes="takes the worker's rights, too")
+    assert found["LookAtClusters"]["Resource"] == "arn:aws:ecs:eu-west-1:123456789012:cluster/prod"
+    assert found["LookAtImages"]["Resource"] == "arn:aws:ecr:eu-west-1:123456789012:repository/team/flows"
+    assert found["LookAtRoles"]["Resource"] == ROLE + "*"
+    terraform = await iam("policy", "doctor", "--pool", pool, "--format", "terraform")
+    assert 'data "aws_iam_policy_document" "ecs_worker_doctor"' in terraform.out
+    general = await iam.policy("doctor", notes="takes the worker's rights, too")
+    kept = json.loads((TOP / "iam" / "doctor-policy.json").read_text(encoding="utf-8"))
+    assert general == {each["Sid"]: each for each in kept["Statement"]}
+
+
 async def test_bad_input_is_one_sentence(admin3: Admin, aws_url: str, iam3: Command) -> None:
     async with role(aws_url) as name:
         pass
@@ -307,6 +320,7 @@ async def test_bad_input_is_one_sentence(admin3: Admin, aws_url: str, iam3: Comm
         (("policy", "worker", "--pool", pool, "--role", "nobody"), {}, "have no role 'nobody' of that kind"),
         (("policy", "execution", "--pool", plain), {}, "have no execution role: set execution_role_arn"),
         (("policy", "worker", "--role", "some"), {}, "name the pool with --pool"),
+        (("policy", "doctor", "--pool", pool, "--role", "some"), {}, "but doctor looks at all: leave it out"),
         (("policy", "worker", "--events-queue", "q"), {}, "name the pool with --pool"),
         (("diff", f"arn:aws:iam::999999999999:role/{name}"), {}, "is not of the account 123456789012"),
         (("policy", "worker", "--pool", pool), {"AWS_REGION": ""}, "There is no AWS Region: set AWS_REGION"),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from support.clinic import Clinic
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("doctor")]  # one process, as the set-up is its own
 
 
 async def test_one_line_a_check_and_exit_code_0_when_all_is_well(clinic: Clinic, tmp_path: Path) -> None:

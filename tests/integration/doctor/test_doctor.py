@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from support.simulator.chaos_proxy import ChaosProxy
     from support.simulator.faults import Fault
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("doctor")]  # one process, as the set-up is its own
 Looked = dict[str, Any]
 """How to look at what is broken: the arguments of `Clinic.look`."""
 

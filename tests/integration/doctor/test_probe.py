@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ecs_worker.doctor.finding import Finding
     from support.clinic import Clinic
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("doctor")]  # one process, as the set-up is its own
 STEPS = ["network", "image", "container", "Prefect from inside", "end", "task definition"]
 
 

@@ -265,6 +265,12 @@ def test_whom_a_role_trusts(condition: dict[str, Any], result: Result) -> None:
     assert found.result is result
 
 
+def test_a_trust_policy_that_is_none_is_said_to_be() -> None:
+    role = Role("arn:aws:iam::1:role/r", {"Statement": ["Allow"]})
+    (found,) = rights.of_role(RoleFacts(role.arn, ECS_TASKS, "r", "1", role), "p")
+    assert found.result is WARNING
+
+
 @pytest.mark.parametrize(
     ("pattern", "request_"),
     [

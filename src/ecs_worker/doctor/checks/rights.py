@@ -165,7 +165,7 @@ def exists(line: Line, facts: RoleFacts) -> Finding:
     context = {"aws:SourceAccount": facts.account, "aws:SourceArn": source}
     try:
         trusted = trusts(facts.role.trust, facts.service, context)
-    except NotImplementedError as error:
+    except (AttributeError, NotImplementedError, TypeError) as error:  # more than is known here, or no policy at all
         return line.warning(f"whom it trusts can't be told: {error}", "Compare it with iam/trust-policy.json.")
     if not trusted:
         file = "trust-policy.json" if facts.service == ECS_TASKS else "infrastructure-trust-policy.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ecs_worker.aws.cloudformation import ChangeSet, Stack
-from ecs_worker.deploy.stack import check_changeable, ours
+from ecs_worker.deploy.stack import check_changeable, of_events, ours
 from ecs_worker.errors import UserError
 
 
@@ -35,8 +35,12 @@ def test_any_other_is_told_with_what_to_do(status: str, told: str) -> None:
         check_changeable(stack(status))
 
 
-def test_only_tagged_stacks_are_ours() -> None:
-    assert ours(Stack("arn", "one", "CREATE_COMPLETE", tags={"ecs-worker:pool": "my-pool"}))
+def test_only_tagged_stacks_are_ours_and_a_queue_is_no_worker() -> None:
+    tags = {"ecs-worker:pool": "my-pool"}
+    worker = Stack("arn", "one", "CREATE_COMPLETE", parameters={"PoolName": "my-pool"}, tags=tags)
+    queue = Stack("arn", "one", "CREATE_COMPLETE", parameters={"QueueName": ""}, tags=tags)
+    assert (ours(worker), of_events(worker)) == (True, False)
+    assert (ours(queue), of_events(queue)) == (False, True)
     assert not ours(stack("CREATE_COMPLETE", ManagedBy="somebody"))
 
 

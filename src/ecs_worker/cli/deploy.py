@@ -501,11 +501,14 @@ def _tell_end(here: Here, plan: Plan, now: Stack) -> None:
         ("cluster", made["ClusterArn"]),
         ("service", made["ServiceName"]),
         ("image", plan.values["Image"]),
+        ("role", role := made["WorkerRoleArn"].rpartition("/")[2]),
         ("log", made["LogGroupName"]),
     ):
         typer.echo(f"  {words:<8} {name}")
     typer.echo(
-        f"Next: `prefect deploy` with an image and the work pool {plan.pool}. `ecs-worker deploy status {now.name}` "
-        f"tells how the worker is, `aws logs tail {made['LogGroupName']} --follow --region {here.region}` shows its "
-        "log."
+        f"Next: `prefect deploy` with an image and the work pool {plan.pool}. Whether its runs can start tells\n"
+        f"  ecs-worker doctor --pool {plan.pool} --worker-role {role}\n"
+        f"How the worker is, and its log:\n"
+        f"  ecs-worker deploy status {now.name}\n"
+        f"  aws logs tail {made['LogGroupName']} --follow --region {here.region}"
     )

@@ -55,7 +55,7 @@ def choose(subnets: Sequence[Subnet], found: Mapping[str, Way]) -> Network | Non
     for way in (Way.ROUTED, Way.PUBLIC):
         fit = [subnet for subnet in subnets if found[subnet.id] is way and not subnet.outpost]
         if fit:
-            ids = tuple(subnet.id for subnet in _spread(fit)[:MOST_SUBNETS])
+            ids = tuple(sorted(subnet.id for subnet in _spread(fit)[:MOST_SUBNETS]))
             return Network(fit[0].vpc_id, ids, public_ip=way is Way.PUBLIC)
     return None
 

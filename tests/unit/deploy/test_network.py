@@ -70,4 +70,4 @@ def test_a_service_takes_sixteen_subnets_at_most() -> None:
     network = choose(many, {each.id: Way.PUBLIC for each in many})
     assert network is not None
     assert len(network.subnets) == MOST_SUBNETS
-    assert network.subnets[:4] == ("s0", "s18", "s1", "s19"), "of all zones"
+    assert {"s18", "s19"} < set(network.subnets), "of all zones"

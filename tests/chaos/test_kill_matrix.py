@@ -431,4 +431,7 @@ async def test_no_death_loses_or_doubles(
     show(title, str(matrix))
     assert number, "a story without a call tells nothing"
     assert not matrix.problems, f"{len(matrix.problems)} of {number}\n" + "\n\n".join(matrix.problems[:5])
-    assert seconds.count(None) <= number // 5, "most calls of an undisturbed run are made in a disturbed one too"
+    # One call more or less is a matter of timing.
+    assert seconds.count(None) <= max(number // 5, len(Way)), (
+        "most calls of an undisturbed run are made in a disturbed one too"
+    )

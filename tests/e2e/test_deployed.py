@@ -173,8 +173,11 @@ async def _changed_under_way(world: World, clients: Aws, deploy: Deploy, made: d
     under_way = await world.admin.create_runs(deployment, 10)
     for run_id in under_way:
         await world.admin.wait_for_state(run_id, "RUNNING")
+    # Somebody has scaled the service meanwhile: that stays.
+    await clients.ecs.update_service(cluster=made["ClusterArn"], service=made["ServiceName"], desiredCount=2)
+    assert "already up to date" in await deploy.well("upgrade", deploy.stack, "--yes")
     async with anyio.create_task_group() as both:
-        both.start_soon(deploy.well, "upgrade", deploy.stack, "--image", NEWER, "--desired-count", "2", "--yes")
+        both.start_soon(deploy.well, "upgrade", deploy.stack, "--image", NEWER, "--yes")
         under_way += await world.admin.create_runs(deployment, 10)
     changed = stacks.outputs(await the_stack(clients, deploy.stack))
     second = await service_tasks(clients, made)
@@ -265,14 +268,17 @@ async def test_a_stack_whose_worker_never_starts_is_undone_and_what_stays_is_nam
     assert await left(clients, deploy.stack) == {}
 
 
-async def test_whoever_goes_away_is_told_that_aws_goes_on(world: World, clients: Aws, deploy: Deploy) -> None:
+async def test_whoever_goes_away_is_told_that_aws_goes_on(slow_world: World) -> None:
+    """While the service starts, which takes its time."""
+    world, deploy = slow_world, Deploy(slow_world)
     new = ["deploy", "--pool", world.pool, "--cluster", world.pool, "--image", stacks.IMAGE, "--yes"]
     env = environment(world.directory, api_url=world.server.url, aws_url=world.aws_url)
     async with command(world.directory, new, env, log=world.directory / "deploy.log") as process:
         await process.wait_for_output("CREATE_IN_PROGRESS           Service")
         assert await process.stop(signal.SIGINT) == 130
         assert f"AWS goes on with the stack {deploy.stack}: `ecs-worker deploy status" in process.output
-    await stacks.settles(clients, deploy.stack, "CREATE_COMPLETE")
-    assert "Set the defaults of the work pool" in await deploy.well("--pool", world.pool, "--yes")
-    await deploy.well("delete", deploy.stack, "--all", "--yes")
-    assert await left(clients, deploy.stack) == {}
+    async with connected(world.aws_url) as clients:
+        await stacks.settles(clients, deploy.stack, "CREATE_COMPLETE")
+        assert "Set the defaults of the work pool" in await deploy.well("--pool", world.pool, "--yes")
+        await deploy.well("delete", deploy.stack, "--all", "--yes")
+        assert await left(clients, deploy.stack) == {}

@@ -190,17 +190,36 @@ async def _plan(
     current = await here.cloudformation.template(name) if existing else ""
     changes = any(before.get(parameter) != value for parameter, value in values.items())
     back = (before if changes else template.remembered(current)) if existing else None
+    new = template.remembering(template.text(), back)
+    if existing and "DesiredCount" not in asked and (changes or new != current):
+        count = await _scaled(here, existing)
+        if count not in {None, values["DesiredCount"]}:
+            asked["DesiredCount"] = values["DesiredCount"] = str(count)
+            notes.append(
+                f"The desired count was set to {count} outside of deploy: it stays so without --desired-count."
+            )
     return Plan(
         stack=name,
         pool=pool,
         existing=existing,
         current=current,
-        template=template.remembering(template.text(), back),
+        template=new,
         parameters=given_now | asked,
         values=values,
         credentials=tuple(kept),
         notes=tuple(notes),
     )
+
+
+async def _scaled(here: Here, existing: Stack) -> str | None:
+    """How many workers the service is to run now, whoever has said so; None: there is no service.
+
+    With any change of the service CloudFormation sets it back to what the stack's parameter says.
+    """
+    if "ServiceName" not in existing.outputs:
+        return None
+    service = await here.ecs.service(existing.outputs["ClusterArn"], existing.outputs["ServiceName"])
+    return None if service is None else str(service.desired)
 
 
 async def _cluster(

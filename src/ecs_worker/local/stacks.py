@@ -24,7 +24,6 @@ from moto.cloudformation.parsing import OutputMap, ResourceMap
 from moto.cloudformation.responses import CloudFormationResponse
 from moto.ec2.models import ec2_backends
 from moto.iam.models import iam_backends
-from moto.logs.models import logs_backends
 
 import ecs_worker.local.monitoring  # noqa: F401 - moto uses its classes from here on
 from ecs_worker.local import network
@@ -208,8 +207,7 @@ class Resources(ResourceMap):  # type: ignore[misc]  # moto has no types
                 self._make(logical_id, described)
                 self.left.append((logical_id, old, before))
             case "AWS::Logs::LogGroup":
-                days = resolved["Properties"].get("RetentionInDays")
-                logs_backends[self._account_id][self._region_name].set_retention_policy(old.name, days)
+                old.set_retention_policy(resolved["Properties"].get("RetentionInDays"))
             case "AWS::IAM::Role":
                 _change_role(old, resolved["Properties"], self._account_id)
             case _ if old is not None:

@@ -144,10 +144,15 @@ async def test_given_again_it_keeps_what_is_not_given(command: Command) -> None:
     assert "already up to date" in await command.well("--pool", command.pool, "--yes")
     assert "already up to date" in (await command.new(*chosen)).out
     newer = stacks.IMAGE.replace(":1", ":2")
-    told = await command.well("upgrade", "--pool", command.pool, "--image", newer, "--option", "limit=30", "--yes")
+    upgrade = ("upgrade", "--pool", command.pool, "--image", newer, "--option", "limit=30")
+    told = await command.well(*upgrade, "--log-retention-days", "60", "--yes")
     assert f"  Image: {stacks.IMAGE} → {newer}" in told
     second = await command.parameters()
-    assert second == {**first, "Image": newer, "ExtraOptions": "--env\nA=1\n--limit\n30"}
+    changes = {"Image": newer, "ExtraOptions": "--env\nA=1\n--limit\n30", "LogRetentionDays": "60"}
+    assert second == {**first, **changes}
+    name = (await command.outputs())["LogGroupName"]
+    (group,) = (await command.aws.logs.describe_log_groups(logGroupNamePrefix=name))["logGroups"]
+    assert group["retentionInDays"] == 60
     # No dates, no numbers that change each time: CloudFormation would put them on each resource.
     (stack,) = (await command.aws.cloudformation.describe_stacks(StackName=command.stack))["Stacks"]
     assert stack["Tags"] == [{"Key": "ecs-worker:pool", "Value": command.pool}]
@@ -299,7 +304,7 @@ async def test_the_network_is_found_by_its_routes(command: Command) -> None:
             await there.ec2.associate_route_table(RouteTableId=table, SubnetId=subnet)
         here = ("--region", "ap-south-1")
         ended = await command.new(*here, "--dry-run")
-        assert f"  Subnets: {','.join(private)}" in ended.out, ended
+        assert f"  Subnets: {','.join(sorted(private))}" in ended.out, ended
         assert "  AssignPublicIp: DISABLED" in ended.out
         assert "assign_public_ip" not in ended.out
         ended = await command.new(*here, "--dry-run", "--subnets", public)

@@ -8,16 +8,18 @@ import pytest
 
 from support import stacks
 from support.command_line import Ended, ecs_worker
-from support.embedded import REGION, fresh
+from support.embedded import REGION, Aws, connected, fresh
+from support.servers.shared import shared_aws
 from support.servers.worker import environment
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from support.embedded import Aws
     from support.servers.prefect import Admin
 
-pytestmark = pytest.mark.anyio
+# They look at all that there is, one after the other, in an embedded AWS of their own.
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("network")]
 LEAST = {
     "PoolName": "my-pool",
     "Image": stacks.IMAGE,
@@ -26,6 +28,14 @@ LEAST = {
     "DesiredCount": "0",
 }
 ENDPOINTS = {"s3": "Gateway"} | dict.fromkeys(("ecr.api", "ecr.dkr", "ecs", "logs", "secretsmanager"), "Interface")
+
+
+@pytest.fixture(scope="session")
+async def aws(anyio_backend: str, session_directory: Path) -> AsyncIterator[Aws]:
+    """Clients of it."""
+    assert anyio_backend == "asyncio"
+    async with connected(shared_aws(session_directory, "network_aws", step_seconds=0.05)) as aws:
+        yield aws
 
 
 async def way_out(aws: Aws, subnet: str) -> dict[str, Any]:

@@ -106,6 +106,7 @@ def _become(arguments: list[str], env: dict[str, str], directory: str, out: str,
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     for descriptor, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background are born to ignore it
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(env)

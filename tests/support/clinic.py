@@ -7,7 +7,7 @@ network that only endpoints lead out of.
 from __future__ import annotations
 
 import json
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -125,21 +125,16 @@ class Clinic:
         finally:
             await self.admin.call("PATCH", path, json={"job_variables": before})
 
-    @asynccontextmanager
-    async def with_pool(self, **changes: Any) -> AsyncIterator[None]:
+    def with_pool(self, **changes: Any) -> AbstractAsyncContextManager[None]:
         """The work pool with other fields for a while."""
-        path = f"/work_pools/{self.pool}"
-        found = await self.admin.get(path)
-        await self.admin.call("PATCH", path, json=changes)
-        try:
-            yield
-        finally:
-            await self.admin.call("PATCH", path, json={key: found[key] for key in changes})
+        return self._with(f"/work_pools/{self.pool}", changes)
+
+    def with_queue(self, **changes: Any) -> AbstractAsyncContextManager[None]:
+        """The default work queue with other fields for a while."""
+        return self._with(f"/work_pools/{self.pool}/queues/default", changes)
 
     @asynccontextmanager
-    async def with_queue(self, **changes: Any) -> AsyncIterator[None]:
-        """The default work queue with other fields for a while."""
-        path = f"/work_pools/{self.pool}/queues/default"
+    async def _with(self, path: str, changes: dict[str, Any]) -> AsyncIterator[None]:
         found = await self.admin.get(path)
         await self.admin.call("PATCH", path, json=changes)
         try:

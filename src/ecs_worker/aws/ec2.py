@@ -12,6 +12,9 @@ from ecs_worker.errors import AwsError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+EVERYWHERE = "0.0.0.0/0"
+"""All addresses: where a default route leads."""
+
 # The members of a route of which one names where it leads; DescribeRouteTables, `Route`.
 _TARGETS = (
     "GatewayId",
@@ -222,6 +225,13 @@ class Ec2(Service):
                 )
                 for each in found
             ]
+
+
+def table_of(subnet: str, vpc_id: str, tables: Iterable[RouteTable]) -> RouteTable | None:
+    """The route table of a VPC's subnet: its own, else the VPC's main one (Amazon VPC user guide, "Route tables")."""
+    known = tuple(tables)
+    own = next((table for table in known if subnet in table.subnets), None)
+    return own or next((table for table in known if table.main and table.vpc_id == vpc_id), None)
 
 
 def _route_table(raw: Mapping[str, Any]) -> RouteTable:

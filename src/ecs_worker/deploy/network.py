@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from ecs_worker.aws.ec2 import EVERYWHERE, table_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ecs_worker.aws.ec2 import RouteTable, Subnet
 
-_ANYWHERE = "0.0.0.0/0"
 MOST_SUBNETS = 16  # of a service; AwsVpcConfiguration of the ECS API reference
 
 
@@ -34,15 +35,13 @@ class Network:
 
 
 def ways(subnets: Iterable[Subnet], tables: Sequence[RouteTable]) -> dict[str, Way]:
-    """Each subnet's way out, by its route table: its own, else its VPC's main one."""
-    own = {subnet: table for table in tables for subnet in table.subnets}
-    main = {table.vpc_id: table for table in tables if table.main}
-    return {subnet.id: _way(own.get(subnet.id) or main.get(subnet.vpc_id)) for subnet in subnets}
+    """Each subnet's way out, by its route table."""
+    return {subnet.id: _way(table_of(subnet.id, subnet.vpc_id, tables)) for subnet in subnets}
 
 
 def _way(table: RouteTable | None) -> Way:
     for route in table.routes if table else ():
-        if route.destination == _ANYWHERE and route.active:
+        if route.destination == EVERYWHERE and route.active:
             return Way.PUBLIC if route.target.startswith("igw-") else Way.ROUTED
     return Way.NONE
 

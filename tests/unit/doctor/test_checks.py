@@ -8,13 +8,23 @@ from typing import Any
 
 import pytest
 
-from ecs_worker.aws.ec2 import ALL_PORTS, Egress, Endpoint, NatGateway, Route, RouteTable, SecurityGroup, Subnet
+from ecs_worker.aws.ec2 import (
+    ALL_PORTS,
+    EVERYWHERE,
+    Egress,
+    Endpoint,
+    NatGateway,
+    Route,
+    RouteTable,
+    SecurityGroup,
+    Subnet,
+)
 from ecs_worker.aws.ecr import Platform
 from ecs_worker.aws.iam import Role, Verdict
 from ecs_worker.doctor.checks import image, job, network, prefect, rights
 from ecs_worker.doctor.checks.image import ImageFacts, ImageWanted
 from ecs_worker.doctor.checks.job import JobFacts
-from ecs_worker.doctor.checks.network import EVERYWHERE, NetworkFacts, NetworkWanted
+from ecs_worker.doctor.checks.network import NetworkFacts, NetworkWanted
 from ecs_worker.doctor.checks.prefect import PrefectFacts
 from ecs_worker.doctor.checks.rights import PrincipalFacts, RightsFacts, RoleFacts, Simulated
 from ecs_worker.doctor.finding import Finding, Group, Line, Result, Untold, merged

@@ -7,6 +7,7 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from ecs_worker.aws.ec2 import EVERYWHERE, table_of
 from ecs_worker.doctor.finding import Finding, Group, Line, Result, Untold
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from ecs_worker.aws.ec2 import Endpoint, NatGateway, RouteTable, SecurityGroup, Subnet
 
 HTTPS = 443
-EVERYWHERE = "0.0.0.0/0"
 _FEW = 5  # addresses
 CLOUD = "prefect.cloud"
 
@@ -125,7 +125,7 @@ def _way(subnet: Subnet, facts: NetworkFacts) -> _Way | Untold:
     tables = facts.tables.get(subnet.vpc_id, [])
     if isinstance(tables, Untold):
         return tables
-    table = _table_of(subnet.id, tables)
+    table = table_of(subnet.id, subnet.vpc_id, tables)
     route = next((r for r in table.routes if r.destination == EVERYWHERE), None) if table is not None else None
     dead = ""
     if table is not None and route is not None:
@@ -136,7 +136,7 @@ def _way(subnet: Subnet, facts: NetworkFacts) -> _Way | Untold:
                 return _Way(Result.OK, f"by the internet gateway {route.target}, with a public address")
             dead = f"{subnet.id} leads to {route.target}, but the task gets no public address"
         elif route.target.startswith("nat-"):
-            why = _broken_gateway(route.target, tables, facts.gateways.get(subnet.vpc_id, []))
+            why = _broken_gateway(route.target, table, tables, facts.gateways.get(subnet.vpc_id, []))
             if isinstance(why, Untold):
                 return why
             if not why:
@@ -196,8 +196,10 @@ def _remedy(dead: str) -> str:
     )
 
 
-def _broken_gateway(name: str, tables: Iterable[RouteTable], gateways: list[NatGateway] | Untold) -> str | Untold:
-    """Why the NAT gateway leads nowhere; empty: it leads out."""
+def _broken_gateway(
+    name: str, table: RouteTable, tables: Iterable[RouteTable], gateways: list[NatGateway] | Untold
+) -> str | Untold:
+    """Why the NAT gateway, to which `table` leads, leads nowhere; empty: it leads out."""
     if isinstance(gateways, Untold):
         return gateways
     gateway = next((each for each in gateways if each.id == name), None)
@@ -205,17 +207,11 @@ def _broken_gateway(name: str, tables: Iterable[RouteTable], gateways: list[NatG
         return f"the NAT gateway {name} is {gateway.state if gateway else 'gone'}"
     if not gateway.public:
         return f"the NAT gateway {name} is a private one, which leads to no internet"
-    table = _table_of(gateway.subnet, tables)
-    routes = table.routes if table is not None else ()
+    own = table_of(gateway.subnet, table.vpc_id, tables)
+    routes = own.routes if own is not None else ()
     if not any(r.destination == EVERYWHERE and r.active and r.target.startswith("igw-") for r in routes):
         return f"the NAT gateway {name} is in {gateway.subnet}, which leads to no internet gateway"
     return ""
-
-
-def _table_of(subnet: str, tables: Iterable[RouteTable]) -> RouteTable | None:
-    known = list(tables)
-    own = next((table for table in known if subnet in table.subnets), None)
-    return own or next((table for table in known if table.main), None)
 
 
 def security_groups(line: Line, facts: NetworkFacts) -> Finding:

@@ -22,6 +22,7 @@ OLDEST, NEWEST = (2, 20), (3,)
 CHANNEL_SINCE = (3, 7, 2)
 _SLOW = timedelta(seconds=5)  # a server's Date may be two seconds old
 _WRONG = timedelta(minutes=1)
+_PROXIES = "Let proxies in front of the server pass WebSockets on."
 _REACH_REMEDY = "Start the server, or correct PREFECT_API_URL: the URL of its API, as this machine reaches it."
 
 
@@ -148,9 +149,7 @@ def event_stream(line: Line, facts: PrefectFacts) -> Finding:
     if not facts.event_stream:
         return line.ok("cancellations come at once")
     told = f"can't be used ({facts.event_stream}): cancellations are found by polling, some seconds later"
-    if facts.release < NEWEST:
-        return line.warning(told, "Update the server to 3.x, if that is too slow.")
-    return line.warning(told, "Let proxies in front of the server pass WebSockets on.")
+    return line.warning(told, "Update the server to 3.x, if that is too slow." if facts.release < NEWEST else _PROXIES)
 
 
 def work_pool(line: Line, facts: PrefectFacts) -> Finding:
@@ -222,9 +221,7 @@ def channel(line: Line, facts: PrefectFacts) -> Finding:
     if not facts.channel:
         return line.ok("changes of the pool come at once")
     told = f"can't be used ({facts.channel}): heartbeats and changes of the pool use other calls"
-    if facts.release < CHANNEL_SINCE:
-        return line.warning(told, "Update the server to 3.7.2 or later.")
-    return line.warning(told, "Let proxies in front of the server pass WebSockets on.")
+    return line.warning(told, "Update the server to 3.7.2 or later." if facts.release < CHANNEL_SINCE else _PROXIES)
 
 
 _OF_SERVER: dict[str, Callable[[Line, PrefectFacts], Finding]] = {
